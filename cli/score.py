@@ -1,0 +1,224 @@
+"""`toolkit score`: golden scores of instruction rows against anchor tasks."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pyllm.cli import _pipes
+from pyllm.cli._console import Console, QuietOption, VerboseOption, open_console
+from pyllm.errors import SettingError
+
+if TYPE_CHECKING:
+    from pyllm.data.reading import ExampleTable
+    from pyllm.score.plan import Plan
+    from pyllm.score.run import Job, ScoreResult
+    from pyllm.score.settings import ScoreSettings
+
+EXAMPLES = """\b
+Examples:
+  toolkit score train.jsonl --anchors kmeans:100 --model path/to/model --out scores.parquet
+  toolkit score train.parquet --anchors anchors.json --model org/name | toolkit select --top 1% --out best.parquet
+  toolkit score train.json --anchors random:100 --model path/to/model --plan
+  zcat rows.jsonl.gz | toolkit score --anchors random:20 --model nano --per-anchor --out scores.parquet
+  toolkit score train.json --anchors anchors.json --model path/to/model --compat reference > scores.parquet
+"""
+
+
+class Compat(StrEnum):
+    """Whose numbers to give."""
+
+    REFERENCE = "reference"
+
+
+class Template(StrEnum):
+    """How rows become text."""
+
+    NUGGETS = "nuggets"
+    CHAT = "chat"
+
+
+class Dtype(StrEnum):
+    """Type of the weights."""
+
+    AUTO = "auto"
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+
+
+class Shape(StrEnum):
+    """Shape of the input rows."""
+
+    AUTO = "auto"
+    ALPACA = "alpaca"
+    NESTED = "nested"
+    QA = "qa"
+    PROMPT = "prompt"
+    TEXT = "text"
+    MESSAGES = "messages"
+    SHAREGPT = "sharegpt"
+    TURNS = "turns"
+    CHOICES = "choices"
+
+
+def score(
+    source: _pipes.InputArgument = None,
+    *,
+    anchors: Annotated[
+        str,
+        typer.Option(
+            metavar="FILE|random:N|kmeans:N",
+            help="Tasks to try each row on: a file of examples, N rows of the input drawn at random, or the N rows"
+            " nearest to K-Means centres.",
+        ),
+    ] = "kmeans:100",
+    model: Annotated[str, typer.Option(metavar="M", help="A folder, a hub id, or the embedded `nano`.")] = "nano",
+    compat: Annotated[
+        Compat | None,
+        typer.Option(help="Give the numbers of the published NUGGETS code.", show_default=False),
+    ] = None,
+    per_anchor: Annotated[
+        bool, typer.Option("--per-anchor", help="Add the columns anchor_wins and one_shot_nats.")
+    ] = False,
+    run: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Keep the results so far here. Default: a folder in the user's cache that belongs to this very work.",
+            show_default=False,
+        ),
+    ] = None,
+    out: _pipes.OutOption = None,
+    anchors_out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write the anchors with their zero-shot sums.", show_default=False),
+    ] = None,
+    seed: Annotated[int, typer.Option(metavar="S", help="Seed of the anchor choice.")] = 0,
+    plan: Annotated[bool, typer.Option("--plan", help="Only say what the run would cost; loads no weights.")] = False,
+    report: _pipes.ReportOption = None,
+    template: Annotated[Template, typer.Option(help="The published one, or the model's own chat template.")] = (
+        Template.NUGGETS
+    ),
+    max_anchor_tokens: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Cut anchors to N tokens. Default: 512; 200 with --compat.", show_default=False),
+    ] = None,
+    dtype: Annotated[Dtype, typer.Option(help="auto: float32 on the CPU, the checkpoint's own on a GPU.")] = (
+        Dtype.AUTO
+    ),
+    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|cuda:N", help="Where to compute.")] = "auto",
+    max_batch_tokens: Annotated[
+        str,
+        typer.Option(metavar="auto|N", help="Most anchor tokens of one forward pass; 1 reads one anchor at a time."),
+    ] = "auto",
+    encoder: Annotated[
+        str | None,
+        typer.Option(
+            metavar="M", help="Encoder for kmeans anchors. Default: the model's own hidden states.", show_default=False
+        ),
+    ] = None,
+    table_format: _pipes.FormatOption = None,
+    shape: Annotated[Shape, typer.Option(help="Shape of the input rows.")] = Shape.AUTO,
+    strict: Annotated[bool, typer.Option("--strict", help="Refuse the input if any row is bad.")] = False,
+    bad_rows: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write bad rows and their reasons here.", show_default=False)
+    ] = None,
+    dedup: Annotated[bool, typer.Option("--dedup", help="Drop exact duplicates; the first row stays.")] = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Give each row its golden score.
+
+    The golden score of a row is the share of anchors whose answer grows likelier when the row stands before it as a
+    one-shot demonstration (NUGGETS, arXiv 2312.10302). Output: the input rows plus golden_score, wins,
+    anchors_scored, mean_gain_nats, demo_tokens and answer_tokens. Results are kept as they come: run the same command
+    again after an interruption and it goes on.
+    """
+    console = open_console(quiet=quiet, verbose=verbose)
+    origin = _pipes.input_argument(source)
+    if not plan:
+        _pipes.output_format(out, table_format)
+        _pipes.ensure_writable(out)
+    for path, option in ((report, "--report"), (anchors_out, "--anchors-out"), (bad_rows, "--bad-rows")):
+        _pipes.ensure_writable(path, option)
+
+    from pyllm.data.reading import read_examples
+    from pyllm.score.settings import AnchorSpec, ScoreSettings
+
+    settings = ScoreSettings(
+        anchors=AnchorSpec.parse(anchors),
+        model=model,
+        reference=compat is Compat.REFERENCE,
+        template=template.value,
+        max_anchor_tokens=max_anchor_tokens,
+        dtype=dtype.value,
+        device=device,
+        max_batch_tokens=_batch_tokens(max_batch_tokens),
+        seed=seed,
+        encoder=encoder,
+    )
+    examples = read_examples(origin, shape=shape.value, strict=strict, bad_rows_path=bad_rows, dedup=dedup)
+    if plan:
+        _plan(examples, settings, report, console)
+        return
+    result = _score(examples, settings, run, per_anchor=per_anchor, console=console)
+    _pipes.write_report(report, {**_reading_numbers(examples), **result.report})
+    if anchors_out is not None:
+        _pipes.write_output(result.anchor_table, anchors_out, None, result.steps)
+    _pipes.write_output(result.table, out, table_format, result.steps)
+
+
+def _batch_tokens(text: str) -> int | None:
+    if text == "auto":
+        return None
+    if not text.isascii() or not text.isdigit():
+        raise SettingError(f"--max-batch-tokens `{text}` is neither `auto` nor a whole number")
+    return int(text)
+
+
+def _score(
+    examples: "ExampleTable", settings: "ScoreSettings", run: Path | None, *, per_anchor: bool, console: Console
+) -> "ScoreResult":
+    from pyllm.score.run import prepare, score
+
+    with console.progress() as progress:
+        job = prepare(examples, settings, progress=progress)
+        try:
+            return score(job, run_folder=run, per_anchor=per_anchor, progress=progress, check=_stop_without_reader)
+        except KeyboardInterrupt as interrupt:
+            progress.finish()
+            raise KeyboardInterrupt(_how_to_go_on(job, run)) from interrupt
+
+
+def _how_to_go_on(job: "Job", run: Path | None) -> str:
+    from pyllm.score.run import default_run_folder, run_key
+
+    folder = run or default_run_folder(run_key(job))
+    return f"run the same command again to go on; what is done is kept in {folder}"
+
+
+def _stop_without_reader() -> None:
+    """End early when the reader of stdout has gone: the rows so far are in the ledger."""
+    if _pipes.reader_gone():
+        raise BrokenPipeError
+
+
+def _reading_numbers(examples: "ExampleTable") -> dict[str, object]:
+    return {
+        "rows_read": examples.rows_read,
+        "bad_rows": len(examples.bad_rows),
+        "duplicate_rows": examples.duplicate_rows,
+        "shapes": dict(examples.shapes),
+    }
+
+
+def _plan(examples: "ExampleTable", settings: "ScoreSettings", report: Path | None, console: Console) -> None:
+    from pyllm.score.plan import make_plan
+    from pyllm.score.run import prepare
+
+    with console.progress() as progress:
+        plan: Plan = make_plan(prepare(examples, settings, progress=progress))
+    console.say("\n".join(plan.lines()))
+    _pipes.write_report(report, {**_reading_numbers(examples), **plan.as_dict()})

@@ -1,0 +1,179 @@
+"""A file of instruction data, of whatever shape and format, to one table in the canonical schema.
+
+Rows keep their order. Rows that cannot be read are left out and named, unless nothing would be left, which refuses
+the file. Tables that we wrote ourselves are known by their ids and keep them, with the sources they name.
+
+Cost: one pass in Python over the rows, columns built beside; memory is a few times the size of the text.
+"""
+
+import functools
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import polars as pl
+
+from pyllm.data.columns import metadata_steps, read_frame
+from pyllm.data.files import FileBytes, read_file
+from pyllm.data.gathering import damaged_records, foreign_table, gather_frame, gather_records
+from pyllm.data.identity import OUR_COLUMNS, own_table
+from pyllm.data.records import TEXT_FORMATS, Record, text_records
+from pyllm.data.rows import BadRow
+from pyllm.data.shapes import check_shape
+from pyllm.data.tables import frame_of_records, write_bytes_atomically
+from pyllm.errors import InputError
+
+_logger = logging.getLogger(__name__)
+
+_NAMED_BAD_ROWS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class ExampleTable:
+    """Instruction data as it was read.
+
+    Args:
+        table: The canonical columns, then every other column of the file.
+        source: The source as it was named.
+        rows_read: Records in the source, bad ones and duplicates counted.
+        bad_rows: Rows that were left out.
+        shapes: Rows per shape; `pyllm` for a table of ours.
+        duplicate_rows: Rows whose content stood in an earlier row, dropped or not.
+        provenance: Steps found in the metadata of a table of ours.
+        source_sha256: Digest of the source's bytes.
+    """
+
+    table: pl.DataFrame
+    source: str
+    rows_read: int
+    bad_rows: tuple[BadRow, ...]
+    shapes: dict[str, int]
+    duplicate_rows: int
+    provenance: tuple[dict[str, Any], ...]
+    source_sha256: str
+
+
+def read_examples(
+    source: str | os.PathLike[str],
+    *,
+    shape: str = "auto",
+    strict: bool = False,
+    bad_rows_path: Path | None = None,
+    dedup: bool = False,
+) -> ExampleTable:
+    """Read instruction data.
+
+    Args:
+        source: A path, or `-` for standard input: Parquet, Arrow, JSON array, JSON lines or CSV, plain or packed
+            with gzip or zstd.
+        shape: One of `pyllm.data.shapes.SHAPES`; `auto` recognises every row by its keys.
+        strict: Refuse the file at its first bad row.
+        bad_rows_path: Where to collect bad rows, one JSON object a line; written even when there are none.
+        dedup: Drop rows whose content stood in an earlier row.
+
+    Returns:
+        The table and what was found on the way.
+
+    Raises:
+        InputError: The file cannot be read, holds no rows or no good one, or has a bad row under `strict`.
+        SettingError: There is no such shape.
+        PrerequisiteError: `bad_rows_path` cannot be written.
+
+    Example:
+        >>> read_examples("train.jsonl", dedup=True).table.columns[:3]  # doctest: +SKIP
+        ['id', 'source_file', 'source_row']
+    """
+    started = time.perf_counter()
+    check_shape(shape)
+    file = read_file(source)
+    rows = text_records(file) if file.format in TEXT_FORMATS else read_frame(file)
+    if not len(rows):
+        message = f"{file.source} holds no rows"
+        raise InputError(message)
+    on_bad = functools.partial(_refuse, file.source) if strict else _go_on
+    table, bad, shapes = _read_rows(file, rows, shape, on_bad)
+    if bad_rows_path is not None:
+        write_bytes_atomically(bad_rows_path, _bad_rows_lines(bad))
+    if table is None:
+        _refuse_all(file.source, bad)
+    duplicates = table.height - table["id"].n_unique()
+    _log(file.source, len(rows), shapes, duplicates, time.perf_counter() - started)
+    _log_bad(file.source, bad)
+    return ExampleTable(
+        table=table.unique("id", keep="first", maintain_order=True) if dedup and duplicates else table,
+        source=os.fspath(source),
+        rows_read=len(rows),
+        bad_rows=tuple(bad),
+        shapes=shapes,
+        duplicate_rows=duplicates,
+        provenance=metadata_steps(file),
+        source_sha256=file.sha256,
+    )
+
+
+def _read_rows(
+    file: FileBytes, rows: list[Record] | pl.DataFrame, shape: str, on_bad: Callable[[BadRow], None]
+) -> tuple[pl.DataFrame | None, list[BadRow], dict[str, int]]:
+    if isinstance(rows, pl.DataFrame):
+        own = own_table(rows, file.source)
+        if own is not None:
+            return own, [], {"pyllm": own.height}
+        gathered = gather_frame(rows, file.file_name, shape, on_bad)
+    else:
+        if any(set(record.value) >= OUR_COLUMNS for record in rows if record.value is not None):
+            own = own_table(frame_of_records(file, rows), file.source)
+            if own is not None:
+                return own, damaged_records(rows, file.file_name, on_bad), {"pyllm": own.height}
+        gathered = gather_records(rows, file.file_name, shape, on_bad)
+    if not gathered.ids:
+        return None, gathered.bad, {}
+    return foreign_table(gathered, rows, file.file_name, file.source), gathered.bad, gathered.shapes
+
+
+def _go_on(bad: BadRow) -> None:
+    """A bad row is named at the end."""
+
+
+def _refuse(source: str, bad: BadRow) -> NoReturn:
+    message = f"{source}: {bad.place}"
+    raise InputError(message, hint="without `--strict`, bad rows are left out and named")
+
+
+def _refuse_all(source: str, bad: Sequence[BadRow]) -> NoReturn:
+    first = bad[0].place
+    if all(row.wrong_kind for row in bad):
+        message = f"{source} is not instruction data: {first}"
+        raise InputError(message)
+    message = f"{source}: none of its {len(bad):,} rows can be read; {first}"
+    hint = None
+    if all(row.field is None and row.reason.startswith("is not valid JSON") for row in bad):
+        hint = "each line has to be one JSON object, or the whole file one JSON array"
+    raise InputError(message, hint=hint)
+
+
+def _bad_rows_lines(bad: Sequence[BadRow]) -> bytes:
+    names = ("source_file", "row", "line", "field", "reason", "raw")
+    lines = (json.dumps({name: getattr(row, name) for name in names}, ensure_ascii=False) for row in bad)
+    return "".join(f"{line}\n" for line in lines).encode("utf-8")
+
+
+def _log(source: str, rows: int, shapes: dict[str, int], duplicates: int, seconds: float) -> None:
+    counts = ", ".join(f"{name} {count:,}" for name, count in shapes.items())
+    _logger.info(
+        "read %s: %s rows (%s), %s duplicates, %.1f s", source, f"{rows:,}", counts, f"{duplicates:,}", seconds
+    )
+
+
+def _log_bad(source: str, bad: Sequence[BadRow]) -> None:
+    if not bad:
+        return
+    named = "; ".join(row.place for row in bad[:_NAMED_BAD_ROWS])
+    more = len(bad) - _NAMED_BAD_ROWS
+    _logger.warning(
+        "%s: %s bad rows left out: %s%s", source, f"{len(bad):,}", named, f"; and {more:,} more" if more > 0 else ""
+    )

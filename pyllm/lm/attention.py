@@ -1,0 +1,234 @@
+"""Attention for many short sequences packed behind one shared prefix.
+
+Idea: the tokens of all sequences of a pack stand in one row of length T, without padding, so that every projection
+and MLP of the model runs once over T tokens. Only attention knows where one sequence ends: each token attends to the
+whole prefix (held once, as keys and values of length P) and causally to its own sequence. Sequences of similar
+length share one call ("bucket"), so the cost is O(sum of n * (P + n)), never O(T^2).
+
+The function is registered with transformers' `AttentionInterface`, so no model class is patched. transformers builds
+no mask for a name that is not in its mask table; sliding windows and soft caps arrive as keyword arguments and are
+applied here.
+
+Invariants: results do not depend on which sequences share a pack (beyond float rounding); the prefix is never copied
+into the cache of a sequence, and a pack never changes the prefix.
+"""
+
+from collections.abc import Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface
+from transformers.cache_utils import Cache, DynamicLayer
+
+ATTENTION_NAME = "pyllm_shared_prefix"
+_MOST_PADDING = 1.125
+"""Sequences share a bucket while the longest is at most this many times the shortest."""
+
+
+class _PrefixLayer(DynamicLayer):
+    """Keys and values of the prefix; once frozen, new ones pass through without being kept."""
+
+    frozen = False
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
+        if not self.frozen:
+            super().update(key_states, value_states, *args, **kwargs)
+        return key_states, value_states
+
+
+class PrefixCache(Cache):
+    """A cache that holds one prefix for every layer and forgets everything that comes after it."""
+
+    def __init__(self) -> None:
+        super().__init__(layer_class_to_replicate=_PrefixLayer)
+
+    def freeze(self) -> None:
+        """Keep what is there and store nothing more."""
+        for layer in self.layers:
+            if isinstance(layer, _PrefixLayer):
+                layer.frozen = True
+
+    def layer(self, index: int) -> tuple[Tensor, Tensor] | None:
+        """Keys and values of one layer, each `[1, kv_heads, prefix, head_dim]`, or None when there is no prefix."""
+        layer = self.layers[index] if index < len(self.layers) else None
+        if not isinstance(layer, _PrefixLayer) or not layer.frozen or layer.keys is None or layer.values is None:
+            return None
+        return layer.keys, layer.values
+
+
+@dataclass(frozen=True, slots=True)
+class PackLayout:
+    """Where the sequences of a pack stand.
+
+    Args:
+        lengths: Tokens of each sequence, in pack order.
+        device: Where the index tensors live.
+    """
+
+    lengths: tuple[int, ...]
+    device: torch.device
+    offsets: Int[Tensor, " seq"] = field(init=False)
+    buckets: tuple[tuple[Int[Tensor, "sequences longest"], Int[Tensor, " real"], Int[Tensor, " real"]], ...] = field(
+        init=False
+    )
+
+    def __post_init__(self) -> None:
+        starts = [0]
+        for length in self.lengths:
+            starts.append(starts[-1] + length)
+        offsets = torch.cat([torch.arange(length) for length in self.lengths])
+        object.__setattr__(self, "offsets", offsets.to(self.device))
+        object.__setattr__(self, "buckets", tuple(self._bucket(starts, members) for members in self._similar()))
+
+    def _similar(self) -> list[list[int]]:
+        """Sequence numbers grouped by similar length, shortest first."""
+        groups: list[list[int]] = []
+        shortest = 0
+        for number in sorted(range(len(self.lengths)), key=lambda number: self.lengths[number]):
+            length = self.lengths[number]
+            if not groups or length > _MOST_PADDING * shortest:
+                groups.append([])
+                shortest = length
+            groups[-1].append(number)
+        return groups
+
+    def _bucket(self, starts: Sequence[int], members: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+        """The padded gather index of a bucket, its real cells, and the tokens they stand for."""
+        longest = max(self.lengths[number] for number in members)
+        step = torch.arange(longest)
+        start = torch.tensor([starts[number] for number in members])[:, None]
+        length = torch.tensor([self.lengths[number] for number in members])[:, None]
+        # Padding repeats the last real token: it stands after every real one, so the causal mask hides it.
+        index = start + torch.minimum(step[None, :], length - 1)
+        real = (step[None, :] < length).reshape(-1).nonzero()[:, 0]
+        return index.to(self.device), real.to(self.device), index.reshape(-1)[real].to(self.device)
+
+
+@dataclass(frozen=True, slots=True)
+class _Scope:
+    """What the attention function must know about the forward pass that is running."""
+
+    layout: PackLayout
+    cache: PrefixCache | None
+
+
+_scope: ContextVar[_Scope] = ContextVar("pyllm_shared_prefix_scope")
+
+
+def forward_pack(
+    decoder: nn.Module, input_ids: Int[Tensor, " packed"], layout: PackLayout, cache: PrefixCache | None = None
+) -> Float[Tensor, "packed dim"]:
+    """Last hidden states (after the final norm) of a pack.
+
+    Args:
+        decoder: A transformers decoder whose attention is `ATTENTION_NAME`.
+        input_ids: Tokens of all sequences, one after the other.
+        layout: Where the sequences stand.
+        cache: A frozen prefix: the sequences stand behind it, their positions start at its length. A new cache is
+            filled instead, by a pack of one sequence. None: no prefix, nothing is kept.
+    """
+    prefix_tokens = cache.get_seq_length() if cache is not None else 0
+    token = _scope.set(_Scope(layout, cache))
+    try:
+        outputs = decoder(
+            input_ids=input_ids[None, :],
+            position_ids=(layout.offsets + prefix_tokens)[None, :],
+            past_key_values=cache,
+            use_cache=cache is not None,
+        )
+    finally:
+        _scope.reset(token)
+    states: Tensor = outputs.last_hidden_state[0]
+    return states
+
+
+def _allowed(longest: int, prefix_tokens: int, window: int | None, device: torch.device) -> Tensor:
+    """Which of `prefix + own` keys each of `longest` queries may see: `[longest, prefix + longest]`, bool."""
+    query = torch.arange(longest, device=device)[:, None] + prefix_tokens
+    key = torch.arange(prefix_tokens + longest, device=device)[None, :]
+    allowed = key <= query
+    if window is not None:
+        allowed &= key > query - window
+    return allowed
+
+
+def _soft_capped(
+    query: Tensor, keys: Tensor, values: Tensor, *, allowed: Tensor, scaling: float, softcap: float
+) -> Tensor:
+    scores = torch.tanh(query @ keys.transpose(-1, -2) * (scaling / softcap)) * softcap
+    weights = scores.masked_fill(~allowed, float("-inf")).softmax(-1, dtype=torch.float32).to(query.dtype)
+    return weights @ values
+
+
+def shared_prefix_attention(
+    module: nn.Module,
+    query: Float[Tensor, "1 heads packed head_dim"],
+    key: Float[Tensor, "1 kv_heads packed head_dim"],
+    value: Float[Tensor, "1 kv_heads packed value_dim"],
+    _attention_mask: Tensor | None,
+    *,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    **_: object,
+) -> tuple[Float[Tensor, "1 packed heads value_dim"], None]:
+    """The attention of one layer over a pack; called by transformers. See the module docstring."""
+    scope = _scope.get()
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    heads, kv_heads = query.shape[1], key.shape[1]
+    prefix = scope.cache.layer(int(module.layer_idx)) if scope.cache is not None else None  # type: ignore[arg-type]
+    output = query.new_empty(query.shape[2], heads, value.shape[-1])
+    for index, real, tokens in scope.layout.buckets:
+        rows, longest = index.shape
+        own_query = query[0][:, index].transpose(0, 1)
+        keys, values = key[0][:, index].transpose(0, 1), value[0][:, index].transpose(0, 1)
+        if prefix is not None:
+            keys = torch.cat([prefix[0].expand(rows, -1, -1, -1), keys], dim=2)
+            values = torch.cat([prefix[1].expand(rows, -1, -1, -1), values], dim=2)
+        if heads != kv_heads:
+            keys, values = (part.repeat_interleave(heads // kv_heads, dim=1) for part in (keys, values))
+        prefix_tokens = keys.shape[2] - longest
+        if softcap is None and prefix is None and (sliding_window is None or longest <= sliding_window):
+            mixed = scaled_dot_product_attention(own_query, keys, values, is_causal=True, scale=scaling)
+        else:
+            allowed = _allowed(longest, prefix_tokens, sliding_window, query.device)
+            if softcap is None:
+                mixed = scaled_dot_product_attention(own_query, keys, values, attn_mask=allowed, scale=scaling)
+            else:
+                mixed = _soft_capped(own_query, keys, values, allowed=allowed, scaling=scaling, softcap=softcap)
+        output[tokens] = mixed.transpose(1, 2).reshape(rows * longest, heads, -1)[real]
+    return output[None], None
+
+
+AttentionInterface.register(ATTENTION_NAME, shared_prefix_attention)
+
+
+def packs(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
+    """Sequence numbers cut into packs of at most `max_tokens` tokens, similar lengths together.
+
+    A sequence that is longer makes a pack of its own. Deterministic: longest first, ties by number.
+    """
+    order = sorted(range(len(lengths)), key=lambda number: (-lengths[number], number))
+    result: list[list[int]] = []
+    room = 0
+    for number in order:
+        if not result or lengths[number] > room:
+            result.append([])
+            room = max_tokens
+        result[-1].append(number)
+        room -= lengths[number]
+    return result
+
+
+def starts_of(lengths: Sequence[int]) -> list[int]:
+    """Where each sequence of a pack begins."""
+    starts = [0]
+    for length in lengths:
+        starts.append(starts[-1] + length)
+    return starts[:-1]

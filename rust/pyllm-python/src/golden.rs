@@ -1,0 +1,56 @@
+//! `golden_scores`.
+
+use numpy::{PyArray1, PyReadonlyArray1, PyReadonlyArray2, PyUntypedArrayMethods};
+use pyo3::prelude::*;
+
+use crate::error::{BindingError, IntoPyErr, contiguous};
+use crate::work;
+
+/// Wins, anchors scored and mean gain of each row.
+#[pyclass(frozen, get_all, module = "pyllm._core")]
+pub(crate) struct GoldenScores {
+    /// Anchors won by each row.
+    wins: Py<PyArray1<u32>>,
+    /// Anchors tried by each row: all but those left out.
+    anchors_scored: Py<PyArray1<u32>>,
+    /// Mean of one-shot minus zero-shot sums over the pairs tried that are numbers; NaN if there is none.
+    mean_gain_nats: Py<PyArray1<f64>>,
+    /// Pairs tried whose gain is not a number: they are lost and not in the mean.
+    nan_pairs: u64,
+}
+
+/// Aggregate the sums of `rows x anchors` pairs: an anchor is won when one-shot is strictly above zero-shot.
+#[pyfunction]
+#[pyo3(signature = (one_shot_nats, zero_shot_nats, left_out=None, *, threads=0))]
+pub(crate) fn golden_scores(
+    py: Python<'_>,
+    one_shot_nats: PyReadonlyArray2<'_, f64>,
+    zero_shot_nats: PyReadonlyArray1<'_, f64>,
+    left_out: Option<PyReadonlyArray2<'_, bool>>,
+    threads: usize,
+) -> PyResult<GoldenScores> {
+    let shape = [one_shot_nats.shape()[0], one_shot_nats.shape()[1]];
+    if let Some(mask) = &left_out
+        && mask.shape() != shape
+    {
+        let found = [mask.shape()[0], mask.shape()[1]];
+        return Err(BindingError::LeftOutShape { found, wanted: shape }.into_py_err());
+    }
+    let one_shot = contiguous("one_shot_nats", &one_shot_nats)?;
+    let zero_shot = contiguous("zero_shot_nats", &zero_shot_nats)?;
+    let left_out = left_out.as_ref().map(|mask| contiguous("left_out", mask)).transpose()?;
+    let score = || pyllm_golden::golden_scores(shape[0], one_shot, zero_shot, left_out);
+    let scores = if one_shot.len() <= pyllm_golden::BLOCK_PAIRS {
+        // One block: a pool would only cost.
+        py.detach(score)
+    } else {
+        work::run(py, threads, |_| score())?
+    };
+    let scores = scores.map_err(IntoPyErr::into_py_err)?;
+    Ok(GoldenScores {
+        wins: PyArray1::from_vec(py, scores.wins).unbind(),
+        anchors_scored: PyArray1::from_vec(py, scores.anchors_scored).unbind(),
+        mean_gain_nats: PyArray1::from_vec(py, scores.mean_gain_nats).unbind(),
+        nan_pairs: scores.nan_pairs,
+    })
+}

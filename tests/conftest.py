@@ -1,0 +1,59 @@
+"""What every test may rely on: no network, a cache of its own, the same random examples in every run."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+# Read when the libraries are imported, here and in every process that a test starts.
+os.environ.update(
+    HF_HUB_OFFLINE="1",
+    HF_HUB_DISABLE_PROGRESS_BARS="1",
+    HF_HUB_DISABLE_TELEMETRY="1",
+    TOKENIZERS_PARALLELISM="false",
+)
+# Tiny models are slower on many threads than on a few.
+os.environ.setdefault("OMP_NUM_THREADS", str(min(4, os.cpu_count() or 1)))
+# The same messages, whatever terminal the tests are started from.
+for name in ("COLUMNS", "FORCE_COLOR", "NO_COLOR", "CLICOLOR_FORCE", "PY_COLORS"):
+    os.environ.pop(name, None)
+
+# A failure must be there again in the next run, and a slow machine must not make one.
+hypothesis.settings.register_profile("default", derandomize=True, deadline=None, database=None, max_examples=50)
+hypothesis.settings.register_profile("soak", deadline=None, database=None, max_examples=2_000, print_blob=True)
+hypothesis.settings.load_profile("default")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep run folders and digests of tests away from the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYLLM_CACHE", str(tmp_path_factory.mktemp("pyllm-cache")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def repository_root() -> Path:
+    """The folder that holds `Cargo.toml` and `pyproject.toml`."""
+    return Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared_dir(repository_root: Path) -> Path:
+    """Real data beside the repository; tests that ask for it skip where there is none."""
+    folder = repository_root.parent / "shared"
+    if not folder.is_dir():
+        pytest.skip("needs the data folder ../shared, which is not here")
+    return folder
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip tests marked `gpu` where there is no CUDA device."""
+    if item.get_closest_marker("gpu") is None:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device, and this machine has none")

@@ -1,0 +1,45 @@
+"""The scripts of examples/nano as modules: they import each other by their bare names, as scripts do."""
+
+import importlib
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def nano_folder(repository_root: Path) -> Path:
+    """The shipped model and its tokenizer."""
+    return repository_root / "pyllm" / "lm" / "nano"
+
+
+@pytest.fixture(scope="session")
+def _scripts(repository_root: Path) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(repository_root / "examples" / "nano"))
+        yield
+
+
+@pytest.fixture(scope="session")
+def world(_scripts: None) -> ModuleType:
+    """examples/nano/world.py."""
+    return importlib.import_module("world")
+
+
+@pytest.fixture(scope="session")
+def train(_scripts: None) -> ModuleType:
+    """examples/nano/train.py."""
+    return importlib.import_module("train")
+
+
+@pytest.fixture(scope="session")
+def evaluate(_scripts: None) -> ModuleType:
+    """examples/nano/evaluate.py."""
+    return importlib.import_module("evaluate")
+
+
+@pytest.fixture(scope="session")
+def vocabulary(_scripts: None) -> ModuleType:
+    """examples/nano/vocabulary.py."""
+    return importlib.import_module("vocabulary")
