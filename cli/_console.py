@@ -28,6 +28,7 @@ _RED, _YELLOW, _CYAN, _DIM, _RESET = "\x1b[1;31m", "\x1b[1;33m", "\x1b[36m", "\x
 _LINE_EVERY_SECONDS = 30.0
 _RATE_WINDOW_SECONDS = 60.0
 _BAR_REFRESH_PER_SECOND = 4
+_MARGIN = 3
 
 _logger = logging.getLogger("pyllm.progress")
 
@@ -120,20 +121,20 @@ class _StderrHandler(logging.Handler):
 
 
 class _PlainFormatter(logging.Formatter):
-    """`module: message` for news, `warning: message` for what needs attention."""
+    """`part: message` for news, `part` being the subpackage; `warning: message` for what needs attention."""
 
     def format(self, record: logging.LogRecord) -> str:
         text = record.getMessage()
         if record.exc_info:
             text = f"{text}\n{self.formatException(record.exc_info)}"
-        stage = record.name.rpartition(".")[2].lstrip("_")
-        ours = record.name.partition(".")[0] == "pyllm"
-        if record.levelno >= logging.ERROR:
-            return _paint("error:", _RED) + f" {text}" if ours else _paint("error:", _RED) + f" {record.name}: {text}"
+        package, *parts = record.name.split(".")
+        ours = package == "pyllm"
+        part = parts[0] if ours and parts else package
         if record.levelno >= logging.WARNING:
             text = text if ours else f"{record.name}: {text}"
-            return _paint("warning:", _YELLOW) + f" {text}"
-        return _paint(f"{stage}:", _DIM) + f" {text}"
+            grave = record.levelno >= logging.ERROR
+            return (_paint("error:", _RED) if grave else _paint("warning:", _YELLOW)) + f" {text}"
+        return _paint(f"{part}:", _DIM) + f" {text}"
 
 
 class Meter:
@@ -247,7 +248,7 @@ class RichProgress:
             self._bar.update(self._task, completed=self._meter.done, pace=self._pace())
         elif not self._quiet and not self._drawn and self._clock() - self._last_line >= _LINE_EVERY_SECONDS:
             self._last_line = self._clock()
-            _logger.info("%s: %s", self._stage, self._meter.describe(self._unit))
+            _logger.info("%s %s", self._stage, self._meter.describe(self._unit))
 
     def finish(self) -> None:
         """End the stage and give the terminal back. Harmless when there is none."""
@@ -260,17 +261,27 @@ class RichProgress:
 
     def _draw(self) -> None:
         from rich.console import Console as RichConsole
+        from rich.console import RenderableType
+        from rich.constrain import Constrain
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+        console = RichConsole(stderr=True)
+
+        class Bar(Progress):
+            """A bar that leaves room for the `^C` that a terminal writes behind it, which would break the line."""
+
+            def get_renderable(self) -> RenderableType:
+                return Constrain(super().get_renderable(), console.width - _MARGIN)
 
         if self._meter is None:
             return
-        self._bar = Progress(
+        self._bar = Bar(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),
             MofNCompleteColumn(separator="/"),
             TextColumn(self._unit, markup=False),
             TextColumn("{task.fields[pace]}", markup=False, style="cyan"),
-            console=RichConsole(stderr=True),
+            console=console,
             refresh_per_second=_BAR_REFRESH_PER_SECOND,
             redirect_stdout=False,
             expand=True,

@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -180,12 +180,13 @@ def write_output(
 
     chosen = output_format(out, requested)
     buffer = io.BytesIO()
-    if chosen is TableFormat.TABLE:
+    if chosen == TableFormat.TABLE:
         from pyllm.cli._tables import draw_frame
 
-        buffer.write(draw_frame(table, terminal=is_stdout(out)).encode(_stdout_encoding(), "replace"))
+        text = draw_frame(table, terminal=is_stdout(out) and stdout_is_terminal())
+        buffer.write(text.encode(_stdout_encoding() if is_stdout(out) else "utf-8", "replace"))
     else:
-        write_table(table, buffer, format=chosen.value, steps=steps)
+        write_table(table, buffer, format=_data_format(chosen), steps=steps)
     if out is None or is_stdout(out):
         write_stdout(buffer.getbuffer())
         return
@@ -195,6 +196,10 @@ def write_output(
             file.write_bytes(buffer.getbuffer())
         else:
             write_bytes_atomically(file, buffer.getvalue())
+
+
+def _data_format(chosen: TableFormat) -> Literal["parquet", "jsonl", "csv"]:
+    return "jsonl" if chosen is TableFormat.JSONL else "csv" if chosen is TableFormat.CSV else "parquet"
 
 
 def write_stdout(data: bytes | memoryview) -> None:

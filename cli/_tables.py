@@ -72,13 +72,10 @@ def _plain_width() -> int:
 
 def draw_frame(table: "pl.DataFrame", *, terminal: bool) -> str:
     """Lay any table out for people: its first rows, and how many more there are."""
-    import sys
-
     shown = table.head(_FRAME_ROWS)
     columns = [Column(name, "number" if kind.is_numeric() else "text") for name, kind in table.schema.items()]
     rows = [[readable(value) for value in row] for row in shown.iter_rows()]
-    on_screen = terminal and sys.stdout is not None and sys.stdout.isatty()
-    return draw_table(columns, rows, terminal=on_screen) + more_line(table.height - shown.height)
+    return draw_table(columns, rows, terminal=terminal) + more_line(table.height - shown.height)
 
 
 def more_line(hidden_rows: int) -> str:

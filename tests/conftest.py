@@ -14,8 +14,8 @@ os.environ.update(
     HF_HUB_DISABLE_TELEMETRY="1",
     TOKENIZERS_PARALLELISM="false",
 )
-# Tiny models are slower on many threads than on a few.
-os.environ.setdefault("OMP_NUM_THREADS", str(min(4, os.cpu_count() or 1)))
+# Tiny models are slower on many threads than on one.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # The same messages, whatever terminal the tests are started from.
 for name in ("COLUMNS", "FORCE_COLOR", "NO_COLOR", "CLICOLOR_FORCE", "PY_COLORS"):
     os.environ.pop(name, None)

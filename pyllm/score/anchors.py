@@ -86,16 +86,21 @@ def read_anchors(table: pl.DataFrame, framing: Framing, *, max_tokens: int, refe
     )
 
 
-def eligible_rows(candidates: Candidates) -> Int[np.ndarray, " eligible"]:
-    """First row of each distinct prompt that has an answer, ascending: the rows anchors are taken from."""
+def eligible_rows(candidates: Candidates, max_tokens: int) -> Int[np.ndarray, " eligible"]:
+    """The rows anchors are taken from, ascending.
+
+    The first row of each distinct prompt that has an answer, part of which is left when the anchor is cut to
+    `max_tokens`.
+    """
     _, first = np.unique(candidates.prompt_of_row, return_index=True)
-    has_answer = [bool(prompt.answer) for prompt in candidates.prompts]
-    return np.sort(first[np.array(has_answer, dtype=bool)])
+    has_answer = np.array([bool(prompt.answer) for prompt in candidates.prompts], dtype=bool)
+    query_tokens = candidates.demo_tokens.astype(np.int64) - candidates.answer_tokens
+    return np.sort(first[has_answer & (query_tokens < max_tokens)])
 
 
 def _check_count(count: int, eligible: int) -> None:
     if count > eligible:
-        raise SettingError(f"{count} anchors are wanted, but the input has {eligible} distinct rows with an answer")
+        raise SettingError(f"{count} anchors are wanted, but the input has {eligible} distinct rows that can be one")
 
 
 def random_rows(

@@ -3,6 +3,7 @@
 Every pass reads from and writes to the ledger, so a second start does only what is missing.
 """
 
+import logging
 from collections.abc import Callable
 
 import numpy as np
@@ -14,6 +15,8 @@ from pyllm.lm.embeddings import EMBEDDED_TOKENS, Encoder, mean_states
 from pyllm.progress import Progress
 from pyllm.score.candidates import Candidates
 from pyllm.score.ledger import Ledger, unit_name
+
+_log = logging.getLogger(__name__)
 
 _EMBEDDED_AT_ONCE = 512
 
@@ -99,6 +102,7 @@ def one_shot(
     missing = [unit for unit in units if ledger.load(unit_name(unit)) is None]
     sizes = {unit: len(scored[unit * unit_rows : (unit + 1) * unit_rows]) for unit in units}
     done = len(scored) - sum(sizes[unit] for unit in missing)
+    _log.info("scoring %d distinct rows on %d anchors; %d were scored before", len(scored), answers.count, done)
     progress.start("scoring", len(scored), done=done)
     total_tokens = 0
     for unit in missing:

@@ -147,7 +147,7 @@ def _anchor_spans(job: Job) -> tuple[AnswerSpan, ...]:
         return job.anchors.spans
     rows = random_rows(
         examples_from_table(job.examples.table),
-        eligible_rows(job.candidates),
+        eligible_rows(job.candidates, job.max_anchor_tokens),
         job.settings.anchors.count,
         job.settings.seed,
     )

@@ -17,7 +17,6 @@ import torch
 import transformers
 from jaxtyping import Bool, Int
 
-from pyllm.cache import cache_folder
 from pyllm.data.examples import examples_from_table
 from pyllm.data.framing import ChatFraming, Framing, TextFraming
 from pyllm.data.reading import ExampleTable, read_examples
@@ -42,6 +41,7 @@ from pyllm.score.anchors import Anchors, eligible_rows, kmeans_rows, random_rows
 from pyllm.score.candidates import Candidates, read_candidates
 from pyllm.score.golden import Aggregator, Scores, score_columns
 from pyllm.score.ledger import Ledger, open_ledger, unit_name
+from pyllm.score.runs import cache_folder
 from pyllm.score.settings import SCORING_VERSION, ScoreSettings
 
 _log = logging.getLogger(__name__)
@@ -187,7 +187,7 @@ def run_key(job: Job) -> dict[str, Any]:
 def default_run_folder(key: dict[str, Any]) -> Path:
     """The run folder under the user's cache that belongs to this key."""
     digest = sha256_hex(canonical_json(key))[:16]
-    return cache_folder() / "runs" / f"score-{digest}"
+    return cache_folder() / f"score-{digest}"
 
 
 def score(
@@ -217,7 +217,7 @@ def score(
     key = run_key(job)
     folder = run_folder or default_run_folder(key)
     scored = np.flatnonzero(np.array(job.candidates.scorable, dtype=bool))
-    _log.info("run folder: %s", folder)
+    _log.info("run folder %s", folder)
     with open_ledger(folder, key, _fixed(job, len(scored))) as ledger:
         lm = _load(job)
         try:
@@ -317,7 +317,7 @@ def _anchors(job: Job, ledger: Ledger, lm: CausalLM, progress: Progress, check: 
         return job.anchors
     rows = ledger.load("anchor_rows.array")
     if rows is None:
-        eligible = eligible_rows(job.candidates)
+        eligible = eligible_rows(job.candidates, job.max_anchor_tokens)
         count, seed = job.settings.anchors.count, job.settings.seed
         if job.settings.anchors.kind == "random":
             rows = random_rows(examples_from_table(job.examples.table), eligible, count, seed)
@@ -337,6 +337,7 @@ def _anchors(job: Job, ledger: Ledger, lm: CausalLM, progress: Progress, check: 
             )
             rows = kmeans_rows(vectors, eligible, count, seed)
         ledger.store("anchor_rows.array", rows)
+        _log.info("anchors: %d rows of the input, chosen by %s", len(rows), job.settings.anchors.kind)
     return job.chosen_anchors(rows)
 
 
@@ -434,5 +435,5 @@ def _facts(job: Job, anchors: Anchors, scores: Scores, winnable: np.ndarray, roo
 def _distribution(table: pl.DataFrame) -> dict[str, Any]:
     scores = table["golden_score"].drop_nulls()
     mean = scores.mean()
-    _log.info("scored %d rows, mean golden score %s", len(scores), f"{mean:.3f}" if isinstance(mean, float) else "-")
+    _log.info("%d rows scored, mean golden score %s", len(scores), f"{mean:.3f}" if isinstance(mean, float) else "-")
     return {"rows_scored": len(scores), "mean_golden_score": mean}

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pyllm.data.examples import CANONICAL_COLUMNS, CANONICAL_SCHEMA, Example, Message, example_id, examples_from_table
 from pyllm.data.reading import read_examples
 from pyllm.data.tables import write_table
+from pyllm.errors import InputError
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 MAYBE = st.none() | TEXTS
@@ -89,3 +90,32 @@ def test_reading_a_foreign_file_and_reading_it_again_agree(contents: list[Conten
             assert first.table["id"].to_list() == [example_id(*content) for content in contents]
             assert again.table.equals(first.table)
             assert set(CANONICAL_COLUMNS) <= set(again.table.columns)
+
+
+SOUND = (
+    b'{"instruction": "Name a fruit.", "input": "", "output": "\\u00e9"}\n'
+    b'{"messages": [{"role": "user", "content": "x"}]}\n',
+    b'[\n {"instruction": "a", "n": [1, 2.5]},\n {"instruction": "b", "n": null}\n]',
+    b'instruction,input,output\n"a ""b"", c","",d\r\ne,f,g\n',
+)
+DAMAGE = st.sampled_from(
+    [b"", b"{", b"}", b"[", b"]", b'"', b",", b"\\", b"\n", b"\r", b"\0", b"\xff", b"NaN", b"\\ud800"]
+)
+
+
+@given(st.sampled_from(SOUND), st.lists(st.tuples(st.integers(0, 120), st.integers(0, 3), DAMAGE), max_size=3))
+def test_damaged_files_are_read_around_or_refused(data: bytes, damage: list[tuple[int, int, bytes]]) -> None:
+    for place, cut, put in damage:
+        data = data[:place] + put + data[place + cut :]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "in"
+        path.write_bytes(data)
+        try:
+            found = read_examples(path)
+        except InputError:
+            return
+    assert 1 <= found.table.height == found.rows_read - len(found.bad_rows)
+    assert set(found.table["source_row"]) | {bad.row for bad in found.bad_rows} == set(range(found.rows_read))
+    for example in examples_from_table(found.table):
+        content = (example.instruction, example.input, example.output, example.messages, example.tools)
+        assert example_id(*content) == example.id

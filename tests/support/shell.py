@@ -107,7 +107,7 @@ def in_terminal(
         env=values,
         start_new_session=True,
         # Only the controlling terminal of a session turns Ctrl-C into a signal.
-        preexec_fn=lambda: ioctl(1, termios.TIOCSCTTY, 0),
+        preexec_fn=lambda: ioctl(1, termios.TIOCSCTTY, 0),  # noqa: PLW1509  (one call, and tests have no threads)
     )
     os.close(follower)
     seen = bytearray()

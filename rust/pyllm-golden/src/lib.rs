@@ -103,6 +103,15 @@ impl RowTally {
 ///
 /// Up to [`BLOCK_PAIRS`] pairs (and always whole rows) are one block; a single block is done on the calling thread.
 ///
+/// ```
+/// let zero_shot_nats = [-2.0, -3.0];
+/// let one_shot_nats = [-1.0, -3.0, -1.5, -2.0];
+/// let scores = pyllm_golden::golden_scores(2, &one_shot_nats, &zero_shot_nats, None)?;
+/// assert_eq!(scores.wins, [1, 2]);
+/// assert_eq!(scores.mean_gain_nats, [0.5, 0.75]);
+/// # Ok::<(), pyllm_golden::GoldenError>(())
+/// ```
+///
 /// # Errors
 /// A slice does not have `rows x anchors` values, or there are more than `u32::MAX` anchors.
 pub fn golden_scores(

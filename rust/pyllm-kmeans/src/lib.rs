@@ -101,6 +101,16 @@ pub struct Clustering {
 ///
 /// `interrupted` is asked before every block of work, on any thread; once it says yes, the work ends.
 ///
+/// ```
+/// use pyllm_kmeans::{Points, Settings, kmeans};
+///
+/// let points = Points::new(&[0.0, 1.0, 5.0, 10.0, 10.5, 11.0], 1)?;
+/// let found = kmeans(points, &Settings::new(2, 7), &|| false)?;
+/// assert_eq!(found.labels[0], found.labels[2]);
+/// assert_ne!(found.labels[2], found.labels[3]);
+/// # Ok::<(), pyllm_kmeans::KmeansError>(())
+/// ```
+///
 /// # Errors
 /// `k` is 0 or above the number of rows, the tolerance is no share, a value is not finite, or it was interrupted.
 pub fn kmeans(

@@ -59,8 +59,8 @@ fn nearest_rows(
             let rows = points.rows_from(first, BLOCK_ROWS);
             let mut scores = Vec::new();
             prepared.scores(rows, &mut scores);
-            let scored = rows.chunks_exact(points.dim()).zip(scores.chunks_exact(prepared.k()));
-            for (offset, (row, scores)) in scored.enumerate() {
+            let pairs = rows.chunks_exact(points.dim()).zip(scores.chunks_exact(prepared.k()));
+            for (offset, (row, scores)) in pairs.enumerate() {
                 let norm = norm(row);
                 let least = norm * norm - prepared.bound(norm);
                 for (index, (found, score)) in nearest.iter_mut().zip(scores).enumerate() {

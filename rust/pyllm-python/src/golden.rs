@@ -22,6 +22,7 @@ pub(crate) struct GoldenScores {
 /// Aggregate the sums of `rows x anchors` pairs: an anchor is won when one-shot is strictly above zero-shot.
 #[pyfunction]
 #[pyo3(signature = (one_shot_nats, zero_shot_nats, left_out=None, *, threads=0))]
+#[expect(clippy::needless_pass_by_value, reason = "pyo3 hands over arguments by value")]
 pub(crate) fn golden_scores(
     py: Python<'_>,
     one_shot_nats: PyReadonlyArray2<'_, f64>,

@@ -31,6 +31,7 @@ pub(crate) struct KMeansResult {
 /// Exact, seeded K-Means: the same bytes for any number of threads (0 for all cores).
 #[pyfunction]
 #[pyo3(signature = (data, k, *, seed, max_iterations=100, tolerance=1e-4, sample_rows=0, threads=0))]
+#[expect(clippy::needless_pass_by_value, reason = "pyo3 hands over arguments by value")]
 #[expect(clippy::too_many_arguments, reason = "they are keywords in Python")]
 pub(crate) fn kmeans(
     py: Python<'_>,

@@ -34,7 +34,12 @@ pub(crate) fn run<T: Send>(py: Python<'_>, threads: usize, work: impl FnOnce(&At
                 match finished.recv_timeout(SIGNALS_EVERY) {
                     Ok(value) => return Ok(value),
                     Err(RecvTimeoutError::Timeout) => {
-                        if let Err(signal) = Python::attach(|py| py.check_signals()) {
+                        #[expect(
+                            clippy::redundant_closure_for_method_calls,
+                            reason = "the method has one lifetime only"
+                        )]
+                        let signals = Python::attach(|py| py.check_signals());
+                        if let Err(signal) = signals {
                             interrupted.store(true, Ordering::Relaxed);
                             return Err(signal);
                         }
