@@ -12,8 +12,9 @@ from pyllm.errors import SettingError
 
 if TYPE_CHECKING:
     from pyllm.data.reading import ExampleTable
+    from pyllm.score.job import Job
     from pyllm.score.plan import Plan
-    from pyllm.score.run import Job, ScoreResult
+    from pyllm.score.run import ScoreResult
     from pyllm.score.settings import ScoreSettings
 
 EXAMPLES = """\b
@@ -95,7 +96,7 @@ def score(
         Path | None,
         typer.Option(metavar="FILE", help="Write the anchors with their zero-shot sums.", show_default=False),
     ] = None,
-    seed: Annotated[int, typer.Option(metavar="S", help="Seed of the anchor choice.")] = 0,
+    seed: Annotated[int, typer.Option(metavar="S", min=0, max=2**64 - 1, help="Seed of the anchor choice.")] = 0,
     plan: Annotated[bool, typer.Option("--plan", help="Only say what the run would cost; loads no weights.")] = False,
     report: _pipes.ReportOption = None,
     template: Annotated[Template, typer.Option(help="The published one, or the model's own chat template.")] = (
@@ -181,7 +182,8 @@ def _batch_tokens(text: str) -> int | None:
 def _score(
     examples: "ExampleTable", settings: "ScoreSettings", run: Path | None, *, per_anchor: bool, console: Console
 ) -> "ScoreResult":
-    from pyllm.score.run import prepare, score
+    from pyllm.score.job import prepare
+    from pyllm.score.run import score
 
     with console.progress() as progress:
         job = prepare(examples, settings, progress=progress)
@@ -193,7 +195,7 @@ def _score(
 
 
 def _how_to_go_on(job: "Job", run: Path | None) -> str:
-    from pyllm.score.run import default_run_folder, run_key
+    from pyllm.score.job import default_run_folder, run_key
 
     folder = run or default_run_folder(run_key(job))
     return f"run the same command again to go on; what is done is kept in {folder}"
@@ -215,8 +217,8 @@ def _reading_numbers(examples: "ExampleTable") -> dict[str, object]:
 
 
 def _plan(examples: "ExampleTable", settings: "ScoreSettings", report: Path | None, console: Console) -> None:
+    from pyllm.score.job import prepare
     from pyllm.score.plan import make_plan
-    from pyllm.score.run import prepare
 
     with console.progress() as progress:
         plan: Plan = make_plan(prepare(examples, settings, progress=progress))

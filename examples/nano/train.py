@@ -27,7 +27,7 @@ from vocabulary import build_tokenizer
 from world import PAIRS_PER_DOCUMENT, Writers
 
 CONTEXT_TOKENS = 1_024
-STEPS = 2_500
+STEPS = 3_000
 DOCUMENTS_PER_STEP = 48
 LEARNING_RATE = 2e-3
 BETAS = (0.9, 0.95)

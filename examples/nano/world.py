@@ -19,6 +19,7 @@ from random import Random
 FACTS_PER_SKILL = 60
 PAIRS_PER_DOCUMENT = 6
 CAREFUL_SHARE = 0.7
+NEAR_SHARE = 0.75
 WORLD_SEED = 360
 """Which facts hold. The shipped weights know the facts of this seed, so it is no option."""
 
@@ -182,8 +183,9 @@ class Writers:
         )
 
     def _wrong_answer(self, fact: Fact) -> str:
-        # Half of the slips stay within the skill: without them, a wrong kind of answer alone would give writers away.
-        near = self._rng.random() < 0.5
+        # Most slips stay within the skill: otherwise the wrong kind of answer gives writers away, and nothing is
+        # learnt about answers of the right kind.
+        near = self._rng.random() < NEAR_SHARE
         others = self._by_skill[fact.skill] if near else self._by_length[fact.answer_words]
         while True:
             answer = self._rng.choice(others).answer

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from pyllm.lm.attention import PackLayout, packs, starts_of
 from pyllm.lm.causal import CausalLM
+from pyllm.lm.workers import Check
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +71,15 @@ class AnswerSet:
         self._packs = [_pack(spans, [scored[place] for place in group], device) for group in groups]
 
     @torch.inference_mode()
-    def answer_nats(self, lm: CausalLM, prefix_ids: list[int]) -> Float[np.ndarray, " anchors"]:
+    def answer_nats(
+        self, lm: CausalLM, prefix_ids: list[int], *, check: Check = lambda: None
+    ) -> Float[np.ndarray, " anchors"]:
         """Sum of the log-probabilities of each answer's tokens behind `prefix_ids`.
 
         Args:
             lm: The model.
             prefix_ids: Tokens of the shared prefix; may be empty.
+            check: Called before each pack.
 
         Returns:
             One sum for each answer, natural log, as float64; 0 where there is nothing to score.
@@ -83,6 +87,7 @@ class AnswerSet:
         cache = lm.prefix_cache(prefix_ids)
         sums = np.zeros(self.count, dtype=np.float64)
         for pack in self._packs:
+            check()
             states = lm.pack_states(pack.ids, pack.layout, cache)
             nats = lm.target_nats(states[pack.states_at], pack.targets).cpu().numpy().astype(self._sum_dtype)
             sums[list(pack.members)] = np.add.reduceat(nats, pack.answer_starts)

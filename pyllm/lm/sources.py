@@ -59,7 +59,7 @@ class ModelSource:
             if (self.folder / name).is_file():
                 return (self.folder / name,)
             if index.is_file():
-                names = sorted(set(_json(index).get("weight_map", {}).values()))
+                names = sorted(set(_weight_map(index).values()))
                 missing = [part for part in names if not (self.folder / part).is_file()]
                 if missing or not names:
                     raise PrerequisiteError(f"model `{self.name}` is not whole: `{(missing or [name])[0]}` is missing")
@@ -121,12 +121,13 @@ def _from_hub(name: str) -> Path:
         ) from error
 
 
-def _json(path: Path) -> dict[str, dict[str, str]]:
+def _weight_map(index: Path) -> dict[str, str]:
+    """Which file holds which weight."""
     try:
-        value = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise PrerequisiteError(f"`{path}` is not valid JSON: {error}") from error
-    return value if isinstance(value, dict) else {}
+        found = json.loads(index.read_bytes())["weight_map"]
+        return {str(weight): str(file) for weight, file in found.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise PrerequisiteError(f"`{index}` is not an index of weights") from error
 
 
 def _file_digests(paths: Iterable[Path]) -> list[str]:

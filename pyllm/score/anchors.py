@@ -98,7 +98,12 @@ def eligible_rows(candidates: Candidates, max_tokens: int) -> Int[np.ndarray, " 
     return np.sort(first[has_answer & (query_tokens < max_tokens)])
 
 
-def _check_count(count: int, eligible: int) -> None:
+def check_count(count: int, eligible: int) -> None:
+    """Refuse more anchors than there are rows to choose from.
+
+    Raises:
+        SettingError: There are fewer rows.
+    """
     if count > eligible:
         raise SettingError(f"{count} anchors are wanted, but the input has {eligible} distinct rows that can be one")
 
@@ -113,7 +118,7 @@ def random_rows(
     Raises:
         SettingError: There are fewer rows.
     """
-    _check_count(count, len(eligible))
+    check_count(count, len(eligible))
 
     def rank(row: int) -> bytes:
         return hashlib.sha256(f"{seed}:{examples[row].id}".encode()).digest()
@@ -127,10 +132,8 @@ def kmeans_rows(
     """The row nearest to each of `count` K-Means centres, in cluster order.
 
     Raises:
-        SettingError: There are fewer rows than clusters.
         InputError: An embedding is not finite.
     """
-    _check_count(count, len(eligible))
     result = _core.kmeans(embeddings, count, seed=seed)
     _log.info(
         "k-means: %d rows in %d clusters, %d iterations, inertia %.6g",

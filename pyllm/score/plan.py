@@ -20,7 +20,7 @@ from pyllm.lm.answers import AnswerSet, AnswerSpan
 from pyllm.lm.causal import causal_lm
 from pyllm.lm.loading import quiet_transformers
 from pyllm.score.anchors import eligible_rows, random_rows
-from pyllm.score.run import Job, batch_tokens
+from pyllm.score.job import Job, batch_tokens
 
 _PROBE_REPEATS = 3
 

@@ -14,41 +14,25 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
-import transformers
 from jaxtyping import Bool, Int
 
 from pyllm.data.examples import examples_from_table
-from pyllm.data.framing import ChatFraming, Framing, TextFraming
-from pyllm.data.reading import ExampleTable, read_examples
 from pyllm.errors import InputError, PrerequisiteError
 from pyllm.lm.answers import AnswerSet
 from pyllm.lm.causal import CausalLM
 from pyllm.lm.embeddings import Encoder
-from pyllm.lm.loading import (
-    PadRow,
-    add_pad_token,
-    choose_device,
-    choose_dtype,
-    load_config,
-    load_model,
-    load_tokenizer,
-)
-from pyllm.lm.sources import ModelSource, find_model
+from pyllm.lm.loading import load_model
+from pyllm.lm.sources import find_model
+from pyllm.lm.workers import Check, piecewise
 from pyllm.progress import Progress, no_progress
-from pyllm.provenance import canonical_json, package_version, sha256_hex, step
-from pyllm.score import passes
-from pyllm.score.anchors import Anchors, eligible_rows, kmeans_rows, random_rows, read_anchors
-from pyllm.score.candidates import Candidates, read_candidates
+from pyllm.provenance import step
+from pyllm.score.anchors import Anchors, check_count, eligible_rows, kmeans_rows, random_rows
 from pyllm.score.golden import Aggregator, Scores, score_columns
+from pyllm.score.job import Job, default_run_folder, fixed_facts, ids_sha256, run_key
 from pyllm.score.ledger import Ledger, open_ledger, unit_name
-from pyllm.score.runs import cache_folder
-from pyllm.score.settings import SCORING_VERSION, ScoreSettings
+from pyllm.score.passes import Passes
 
 _log = logging.getLogger(__name__)
-
-_CPU_BATCH_TOKENS = 4096
-_UNIT_FLOPS = {"cpu": 1e11, "cuda": 2e13}
-_MOST_UNITS = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,135 +52,13 @@ class ScoreResult:
     report: dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
-    """Everything that is known of a run before the weights are loaded.
-
-    Args:
-        settings: The user's settings.
-        source: The model.
-        config: Its transformers configuration.
-        framing: How prompts become tokens.
-        pad_row: The extra class of the reference mode; None otherwise.
-        device: Where to compute.
-        dtype: In which type.
-        examples: The input rows.
-        candidates: The input rows, tokenized.
-        anchors: The anchors of a file; None when they are chosen from the input.
-        max_anchor_tokens: Where anchors are cut.
-        context_tokens: Positions that the model was made for; None when unknown or in reference mode.
-    """
-
-    settings: ScoreSettings
-    source: ModelSource
-    config: Any
-    framing: Framing
-    pad_row: PadRow | None
-    device: torch.device
-    dtype: torch.dtype
-    examples: ExampleTable
-    candidates: Candidates
-    anchors: Anchors | None
-    max_anchor_tokens: int
-    context_tokens: int | None
-
-    def chosen_anchors(self, rows: Int[np.ndarray, " anchors"]) -> Anchors:
-        """Anchors that are rows of the input."""
-        return read_anchors(
-            self.examples.table[rows.tolist()],
-            self.framing,
-            max_tokens=self.max_anchor_tokens,
-            reference=self.settings.reference,
-        )
-
-
-def prepare(examples: ExampleTable, settings: ScoreSettings, *, progress: Progress = no_progress) -> Job:
-    """Find the model, tokenize the input and read the anchor file; loads no weights.
-
-    Raises:
-        SettingError: Settings contradict the data or the tokenizer.
-        InputError: The anchor file is wrong.
-        PrerequisiteError: Model, tokenizer or device are not there.
-    """
-    source = find_model(settings.model)
-    config = load_config(source)
-    device = choose_device(settings.device)
-    dtype = torch.float32 if settings.reference else choose_dtype(settings.dtype, device, config)
-    tokenizer = load_tokenizer(source)
-    pad_row = add_pad_token(tokenizer) if settings.reference else None
-    framing: Framing = (
-        ChatFraming(tokenizer) if settings.template == "chat" else TextFraming(tokenizer, reference=settings.reference)
-    )
-    context = getattr(config.get_text_config(), "max_position_embeddings", None)
-    context = None if settings.reference else context
-    max_tokens = settings.anchor_tokens
-    if context is not None and max_tokens > context // 2:
-        _log.warning("anchors are cut to %d tokens, half of the model's context of %d", context // 2, context)
-        max_tokens = context // 2
-    anchors = None
-    if settings.anchors.kind == "file":
-        read = read_examples(settings.anchors.path)
-        anchors = read_anchors(read.table, framing, max_tokens=max_tokens, reference=settings.reference)
-    rows = examples_from_table(examples.table)
-    candidates = read_candidates(rows, framing, reference=settings.reference, progress=progress)
-    return Job(
-        settings=settings,
-        source=source,
-        config=config,
-        framing=framing,
-        pad_row=pad_row,
-        device=device,
-        dtype=dtype,
-        examples=examples,
-        candidates=candidates,
-        anchors=anchors,
-        max_anchor_tokens=max_tokens,
-        context_tokens=context,
-    )
-
-
-def run_key(job: Job) -> dict[str, Any]:
-    """Everything that decides the numbers: the ledger is keyed by it."""
-    settings = job.settings
-    anchors: dict[str, Any] = {"kind": settings.anchors.kind}
-    if job.anchors is not None:
-        anchors["sha256"] = _ids_sha256(job.anchors.table)
-    else:
-        anchors |= {"count": settings.anchors.count, "seed": settings.seed}
-    if settings.encoder is not None:
-        anchors["encoder_sha256"] = find_model(settings.encoder).weights_sha256()
-    return {
-        "input": {"rows": job.examples.table.height, "sha256": _ids_sha256(job.examples.table)},
-        "model": {"weights_sha256": job.source.weights_sha256(), "config_sha256": job.source.config_sha256()},
-        "tokenizer_sha256": job.source.tokenizer_sha256(),
-        "template": "reference" if settings.reference else settings.template,
-        "anchors": anchors,
-        "max_anchor_tokens": job.max_anchor_tokens,
-        "max_batch_tokens": settings.max_batch_tokens or "auto",
-        "dtype": str(job.dtype).removeprefix("torch."),
-        "device": job.device.type,
-        "code": {
-            "scoring": SCORING_VERSION,
-            "pyllm": package_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        },
-    }
-
-
-def default_run_folder(key: dict[str, Any]) -> Path:
-    """The run folder under the user's cache that belongs to this key."""
-    digest = sha256_hex(canonical_json(key))[:16]
-    return cache_folder() / f"score-{digest}"
-
-
 def score(
     job: Job,
     *,
     run_folder: Path | None = None,
     per_anchor: bool = False,
     progress: Progress = no_progress,
-    check: passes.Check = lambda: None,
+    check: Check = lambda: None,
 ) -> ScoreResult:
     """Score all rows of a job.
 
@@ -218,47 +80,35 @@ def score(
     folder = run_folder or default_run_folder(key)
     scored = np.flatnonzero(np.array(job.candidates.scorable, dtype=bool))
     _log.info("run folder %s", folder)
-    with open_ledger(folder, key, _fixed(job, len(scored))) as ledger:
+    with open_ledger(folder, key, fixed_facts(job, len(scored))) as ledger, piecewise(job.device) as at_once:
         lm = _load(job)
+        max_batch_tokens = int(ledger.facts["max_batch_tokens"])
+        passes = Passes(ledger, lm, job.candidates, max_batch_tokens, at_once, progress, check)
         try:
-            anchors = _anchors(job, ledger, lm, progress, check)
+            anchors = _anchors(job, passes)
             answers = AnswerSet(
                 anchors.spans,
-                max_batch_tokens=int(ledger.facts["max_batch_tokens"]),
+                max_batch_tokens=max_batch_tokens,
                 device=lm.device,
                 sum_dtype=np.float32 if job.settings.reference else np.float64,
             )
             room = _room(job, anchors, lm)
-            zero = passes.zero_shot(ledger, lm, answers, job.framing.zero_shot_prefix())
+            zero = passes.zero_shot(answers, job.framing.zero_shot_prefix())
             winnable = _winnable(anchors, zero)
-            tokens = passes.one_shot(
-                ledger,
-                lm,
-                answers,
-                job.candidates,
-                scored,
-                unit_rows=int(ledger.facts["unit_rows"]),
-                room=room,
-                progress=progress,
-                check=check,
-            )
+            tokens = passes.one_shot(answers, scored, unit_rows=int(ledger.facts["unit_rows"]), room=room)
         except torch.OutOfMemoryError as error:
             raise PrerequisiteError(
                 f"out of memory on `{lm.device}`: what is done is kept in {folder}",
-                hint=f"give --max-batch-tokens below {ledger.facts['max_batch_tokens']}",
+                hint=f"give --max-batch-tokens below {max_batch_tokens}",
             ) from error
         scores = _aggregate(job, ledger, anchors, zero, winnable=winnable, scored=scored, keep_pairs=per_anchor)
     table = job.examples.table.with_columns(score_columns(scores, job.candidates, zero))
-    facts = _facts(job, anchors, scores, winnable, room) | {"anchors_sha256": _ids_sha256(anchors.table)}
+    facts = _facts(job, anchors, scores, winnable, room) | {"anchors_sha256": ids_sha256(anchors.table)}
     cost = {"model_tokens": tokens, "seconds": round(time.monotonic() - began, 3), "run_folder": str(folder)}
     fixed = {name: ledger.facts[name] for name in ("max_batch_tokens", "unit_rows")}
     report = {"command": "score", **facts, **_distribution(table), **fixed, **cost, "key": key}
     steps = (*job.examples.provenance, step("score", **facts, key=key))
     return ScoreResult(table, steps, anchors.table_with(zero, winnable), report)
-
-
-def _ids_sha256(table: pl.DataFrame) -> str:
-    return sha256_hex("\n".join(table["id"].to_list()))
 
 
 def _load(job: Job) -> CausalLM:
@@ -274,69 +124,22 @@ def _load(job: Job) -> CausalLM:
     return lm
 
 
-def batch_tokens(job: Job) -> int:
-    """Most anchor tokens of one forward pass: the user's choice, or one that fits the device."""
-    if job.settings.max_batch_tokens is not None:
-        return job.settings.max_batch_tokens
-    if job.device.type != "cuda":
-        return _CPU_BATCH_TOKENS
-    free, _ = torch.cuda.mem_get_info(job.device)
-    free -= _weight_bytes(job.source)
-    config = job.config.get_text_config()
-    width = config.hidden_size * 16 + (getattr(config, "intermediate_size", None) or 4 * config.hidden_size) * 4
-    tokens = int(0.4 * free / (width * job.dtype.itemsize))
-    return max(1024, min(65_536, tokens // 1024 * 1024))
-
-
-def _weight_bytes(source: ModelSource) -> int:
-    return sum(path.stat().st_size for path in source.weights())
-
-
-def _fixed(job: Job, rows: int) -> dict[str, Any]:
-    """What a first start chooses and later starts keep."""
-    mean_tokens = float(job.candidates.demo_tokens.mean()) if len(job.candidates.demo_tokens) else 0.0
-    if job.anchors is not None:
-        anchor_tokens = float(sum(len(span.ids) for span in job.anchors.spans))
-    else:
-        anchor_tokens = job.settings.anchors.count * min(mean_tokens, job.max_anchor_tokens)
-    # Two bytes a weight is a guess; only the size of the work units hangs on it.
-    row_flops = _weight_bytes(job.source) * (mean_tokens + anchor_tokens) + 1.0
-    unit_rows = round(_UNIT_FLOPS.get(job.device.type, 1e11) / row_flops)
-    unit_rows = max(1, min(64, unit_rows), -(-rows // _MOST_UNITS))
-    return {
-        "model": job.source.name,
-        "rows": rows,
-        "max_batch_tokens": batch_tokens(job),
-        "unit_rows": unit_rows,
-    }
-
-
-def _anchors(job: Job, ledger: Ledger, lm: CausalLM, progress: Progress, check: passes.Check) -> Anchors:
+def _anchors(job: Job, passes: Passes) -> Anchors:
     """The anchors of the file, or those chosen from the input; a choice is kept in the ledger."""
     if job.anchors is not None:
         return job.anchors
-    rows = ledger.load("anchor_rows.array")
+    rows = passes.ledger.load("anchor_rows.array")
     if rows is None:
         eligible = eligible_rows(job.candidates, job.max_anchor_tokens)
         count, seed = job.settings.anchors.count, job.settings.seed
         if job.settings.anchors.kind == "random":
             rows = random_rows(examples_from_table(job.examples.table), eligible, count, seed)
         else:
-            encoder = None
-            if job.settings.encoder is not None:
-                encoder = Encoder(find_model(job.settings.encoder), job.device)
-            vectors = passes.embeddings(
-                ledger,
-                lm,
-                encoder,
-                job.candidates,
-                eligible,
-                max_batch_tokens=int(ledger.facts["max_batch_tokens"]),
-                progress=progress,
-                check=check,
-            )
-            rows = kmeans_rows(vectors, eligible, count, seed)
-        ledger.store("anchor_rows.array", rows)
+            check_count(count, len(eligible))
+            named = job.settings.encoder
+            encoder = None if named is None else Encoder(find_model(named), job.device)
+            rows = kmeans_rows(passes.embeddings(eligible, encoder), eligible, count, seed)
+        passes.ledger.store("anchor_rows.array", rows)
         _log.info("anchors: %d rows of the input, chosen by %s", len(rows), job.settings.anchors.kind)
     return job.chosen_anchors(rows)
 

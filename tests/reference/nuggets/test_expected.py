@@ -12,7 +12,8 @@ import polars as pl
 import pytest
 
 from pyllm.data.reading import read_examples
-from pyllm.score.run import ScoreResult, prepare, score
+from pyllm.score.job import prepare
+from pyllm.score.run import ScoreResult, score
 from pyllm.score.settings import AnchorSpec, ScoreSettings
 
 

@@ -12,8 +12,9 @@ import torch
 from pyllm.data.reading import read_examples
 from pyllm.errors import InputError, PrerequisiteError, SettingError
 from pyllm.progress import no_progress
+from pyllm.score.job import Job, default_run_folder, prepare, run_key
 from pyllm.score.ledger import unit_name
-from pyllm.score.run import Job, ScoreResult, default_run_folder, prepare, run_key, score
+from pyllm.score.run import ScoreResult, score
 from pyllm.score.settings import AnchorSpec, ScoreSettings
 from tests.support.plain_scorer import plain_answer_nats
 from tests.support.tiny_models import save_tiny_model, tiny_model, tiny_tokenizer, write_jsonl
