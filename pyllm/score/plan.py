@@ -19,6 +19,7 @@ from pyllm.errors import PrerequisiteError
 from pyllm.lm.answers import AnswerSet, AnswerSpan
 from pyllm.lm.causal import causal_lm
 from pyllm.lm.loading import quiet_transformers
+from pyllm.lm.workers import piecewise
 from pyllm.score.anchors import eligible_rows, random_rows
 from pyllm.score.job import Job, batch_tokens
 
@@ -43,6 +44,7 @@ class Plan:
         memory_bytes: Weights, one pack and one block of logits.
         disk_bytes: The ledger.
         seconds: By the probe.
+        at_once: Rows that are scored side by side.
         device: Where.
         dtype: In which type.
         max_batch_tokens: Tokens of one pack.
@@ -61,6 +63,7 @@ class Plan:
     memory_bytes: int
     disk_bytes: int
     seconds: float
+    at_once: int
     device: str
     dtype: str
     max_batch_tokens: int
@@ -80,7 +83,7 @@ class Plan:
             f"  memory                    {_bytes(self.memory_bytes)} on {self.device}, {self.dtype},"
             f" packs of {self.max_batch_tokens:,} tokens",
             f"  disk                      {_bytes(self.disk_bytes)} for the run folder",
-            f"  time                      {_time(self.seconds)} (one layer and the head were timed on this machine)",
+            f"  time                      {_time(self.seconds)}, {self.at_once} rows at once (layer and head timed here)",
         ]
 
 
@@ -115,7 +118,8 @@ def make_plan(job: Job) -> Plan:
     flops = 2.0 * body * model_tokens + 2.0 * head_parameters * rows_of_head + attention
     pack = batch_tokens(job)
     mean_demo = int(demo_lengths.mean()) if len(demo_lengths) else 1
-    seconds = _probe_seconds(job, spans, mean_demo, pack)
+    with piecewise(job.device) as at_once:
+        seconds = _probe_seconds(job, spans, mean_demo, pack) / at_once
     per_token = 16 * config.hidden_size + 4 * (getattr(config, "intermediate_size", None) or 4 * config.hidden_size)
     return Plan(
         rows=job.examples.table.height,
@@ -131,11 +135,11 @@ def make_plan(job: Job) -> Plan:
         memory_bytes=int(
             parameters * job.dtype.itemsize
             + (4 * head_parameters if job.dtype != torch.float32 else 0)
-            + min(pack, packed) * per_token * job.dtype.itemsize
-            + (1 << 27)
+            + at_once * (min(pack, packed) * per_token * job.dtype.itemsize + (1 << 27))
         ),
         disk_bytes=len(scored) * len(spans) * 8,
         seconds=seconds * (len(scored) + (embedding_tokens / max(1, packed + mean_demo))),
+        at_once=at_once,
         device=str(job.device),
         dtype=str(job.dtype).removeprefix("torch."),
         max_batch_tokens=pack,

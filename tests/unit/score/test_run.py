@@ -164,6 +164,16 @@ def test_scores_do_not_depend_on_packing(folder: Path, result: ScoreResult, max_
         np.testing.assert_allclose(got.drop_nulls(), wanted.drop_nulls(), atol=1e-4)
 
 
+def test_the_thread_count_changes_no_bit(folder: Path, result: ScoreResult) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(before + 2)
+    try:
+        other = score(job_of(folder), run_folder=folder / "threads", per_anchor=True)
+    finally:
+        torch.set_num_threads(before)
+    assert other.table.equals(result.table)
+
+
 def test_reference_mode_scores_everything_against_everything(folder: Path) -> None:
     reference = score(job_of(folder, reference=True), run_folder=folder / "reference", per_anchor=True)
     table = reference.table
