@@ -197,6 +197,8 @@ class ChatFraming:
 
     def _render(self, prompts: Sequence[Prompt]) -> list[int]:
         """Token ids of a conversation: every prompt but the last with its answer, then the generation prompt."""
+        from jinja2 import TemplateError  # what chat templates are written in; only they need it
+
         conversation: list[dict[str, str]] = []
         for prompt in prompts:
             conversation += _without_system(prompt.turns)
@@ -206,7 +208,7 @@ class ChatFraming:
             rendered = self._tokenizer.apply_chat_template(
                 conversation, tokenize=True, add_generation_prompt=True, return_dict=True
             )
-        except Exception as error:  # templates raise whatever their author chose (jinja2 errors mostly)
+        except (TemplateError, TypeError, ValueError) as error:
             raise SettingError(
                 f"the chat template refuses a conversation: {error}", hint="use --template nuggets"
             ) from error

@@ -63,6 +63,29 @@ class PrefixCache(Cache):
 
 
 @dataclass(frozen=True, slots=True)
+class _Bucket:
+    """Sequences of similar length that are read in one call.
+
+    Args:
+        rows: How many.
+        longest: Tokens of the longest; the others are padded to it.
+        cells: The token that stands in each cell of `rows * longest`.
+        real: The cells that are no padding.
+        tokens: The tokens that those stand for.
+    """
+
+    rows: int
+    longest: int
+    cells: Int[Tensor, " cells"]
+    real: Int[Tensor, " real"]
+    tokens: Int[Tensor, " real"]
+
+    def gather(self, states: Float[Tensor, "heads packed head_dim"]) -> Float[Tensor, "heads rows longest head_dim"]:
+        """The states of this bucket's tokens."""
+        return states.index_select(1, self.cells).unflatten(1, (self.rows, self.longest))
+
+
+@dataclass(frozen=True, slots=True)
 class PackLayout:
     """Where the sequences of a pack stand.
 
@@ -74,9 +97,7 @@ class PackLayout:
     lengths: tuple[int, ...]
     device: torch.device
     offsets: Int[Tensor, " seq"] = field(init=False)
-    buckets: tuple[tuple[Int[Tensor, "sequences longest"], Int[Tensor, " real"], Int[Tensor, " real"]], ...] = field(
-        init=False
-    )
+    buckets: tuple[_Bucket, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         starts = [0]
@@ -98,16 +119,16 @@ class PackLayout:
             groups[-1].append(number)
         return groups
 
-    def _bucket(self, starts: Sequence[int], members: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
-        """The padded gather index of a bucket, its real cells, and the tokens they stand for."""
+    def _bucket(self, starts: Sequence[int], members: Sequence[int]) -> _Bucket:
         longest = max(self.lengths[number] for number in members)
         step = torch.arange(longest)
         start = torch.tensor([starts[number] for number in members])[:, None]
         length = torch.tensor([self.lengths[number] for number in members])[:, None]
         # Padding repeats the last real token: it stands after every real one, so the causal mask hides it.
-        index = start + torch.minimum(step[None, :], length - 1)
+        cells = (start + torch.minimum(step[None, :], length - 1)).reshape(-1)
         real = (step[None, :] < length).reshape(-1).nonzero()[:, 0]
-        return index.to(self.device), real.to(self.device), index.reshape(-1)[real].to(self.device)
+        device = self.device
+        return _Bucket(len(members), longest, cells.to(device), real.to(device), cells[real].to(device))
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +137,15 @@ class _Scope:
 
     layout: PackLayout
     cache: PrefixCache | None
+    masks: dict[tuple[int, int, int | None], Tensor] = field(default_factory=dict)
+
+    def mask(self, longest: int, prefix_tokens: int, window: int | None, like: Tensor) -> Tensor:
+        """What is added to the scores of a bucket: 0 or minus infinity; made once for all layers."""
+        key = longest, prefix_tokens, window
+        if key not in self.masks:
+            allowed = _allowed(longest, prefix_tokens, window, like.device)
+            self.masks[key] = like.new_zeros(allowed.shape).masked_fill_(~allowed, float("-inf"))
+        return self.masks[key]
 
 
 _scope: ContextVar[_Scope] = ContextVar("pyllm_shared_prefix_scope")
@@ -159,10 +189,10 @@ def _allowed(longest: int, prefix_tokens: int, window: int | None, device: torch
 
 
 def _soft_capped(
-    query: Tensor, keys: Tensor, values: Tensor, *, allowed: Tensor, scaling: float, softcap: float
+    query: Tensor, keys: Tensor, values: Tensor, *, mask: Tensor, scaling: float, softcap: float
 ) -> Tensor:
     scores = torch.tanh(query @ keys.transpose(-1, -2) * (scaling / softcap)) * softcap
-    weights = scores.masked_fill(~allowed, float("-inf")).softmax(-1, dtype=torch.float32).to(query.dtype)
+    weights = (scores + mask).softmax(-1, dtype=torch.float32).to(query.dtype)
     return weights @ values
 
 
@@ -182,27 +212,25 @@ def shared_prefix_attention(
     scope = _scope.get()
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     heads, kv_heads = query.shape[1], key.shape[1]
+    share = heads // kv_heads
     prefix = scope.cache.layer(int(module.layer_idx)) if scope.cache is not None else None  # type: ignore[arg-type]
     output = query.new_empty(query.shape[2], heads, value.shape[-1])
-    for index, real, tokens in scope.layout.buckets:
-        rows, longest = index.shape
-        own_query = query[0][:, index].transpose(0, 1)
-        keys, values = key[0][:, index].transpose(0, 1), value[0][:, index].transpose(0, 1)
+    for bucket in scope.layout.buckets:
+        rows, longest = bucket.rows, bucket.longest
+        keys, values = (bucket.gather(part[0]).transpose(0, 1) for part in (key, value))
         if prefix is not None:
             keys = torch.cat([prefix[0].expand(rows, -1, -1, -1), keys], dim=2)
             values = torch.cat([prefix[1].expand(rows, -1, -1, -1), values], dim=2)
-        if heads != kv_heads:
-            keys, values = (part.repeat_interleave(heads // kv_heads, dim=1) for part in (keys, values))
-        prefix_tokens = keys.shape[2] - longest
-        if softcap is None and prefix is None and (sliding_window is None or longest <= sliding_window):
-            mixed = scaled_dot_product_attention(own_query, keys, values, is_causal=True, scale=scaling)
+        # Query heads that share a key head stand below each other, so that no key is copied for them.
+        own = bucket.gather(query[0]).unflatten(0, (kv_heads, share)).permute(2, 0, 1, 3, 4)
+        own = own.reshape(rows, kv_heads, share * longest, -1)
+        mask = scope.mask(longest, keys.shape[2] - longest, sliding_window, query).repeat(share, 1)
+        if softcap is None:
+            mixed = scaled_dot_product_attention(own, keys, values, attn_mask=mask, scale=scaling)
         else:
-            allowed = _allowed(longest, prefix_tokens, sliding_window, query.device)
-            if softcap is None:
-                mixed = scaled_dot_product_attention(own_query, keys, values, attn_mask=allowed, scale=scaling)
-            else:
-                mixed = _soft_capped(own_query, keys, values, allowed=allowed, scaling=scaling, softcap=softcap)
-        output[tokens] = mixed.transpose(1, 2).reshape(rows * longest, heads, -1)[real]
+            mixed = _soft_capped(own, keys, values, mask=mask, scaling=scaling, softcap=softcap)
+        mixed = mixed.unflatten(2, (share, longest)).permute(0, 3, 1, 2, 4).reshape(rows * longest, heads, -1)
+        output.index_copy_(0, bucket.tokens, mixed.index_select(0, bucket.real))
     return output[None], None
 
 

@@ -17,8 +17,10 @@ from transformers import PreTrainedModel
 from pyllm.errors import PrerequisiteError
 from pyllm.lm.attention import ATTENTION_NAME, PackLayout, PrefixCache, forward_pack
 
-_HEAD_CELLS = 1 << 25
-"""Most logits held at once: 128 MiB of float32."""
+_HEAD_CELLS = {"cpu": 1 << 19, "cuda": 1 << 25}
+"""Logits held at once: what stays in a core's cache on a CPU, 128 MiB on a GPU."""
+_HEAD_ROWS = 256
+"""But at least these rows, so that reading the head's weights is worth it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,16 +75,20 @@ class CausalLM:
         self, states: Float[Tensor, "answers dim"], targets: Int[Tensor, " answers"]
     ) -> Float[Tensor, " answers"]:
         """Log-probability of each target token given the state that predicts it; natural log, float32."""
-        block = max(16, _HEAD_CELLS // self.vocabulary)
+        block = max(_HEAD_ROWS, _HEAD_CELLS.get(self.device.type, 1 << 25) // self.vocabulary)
         parts = []
         for start in range(0, len(targets), block):
             logits = self._logits(states[start : start + block])
             wanted = logits.gather(1, targets[start : start + block, None])[:, 0]
-            parts.append(wanted - logits.logsumexp(-1))
+            largest = logits.amax(-1, keepdim=True)
+            # log-sum-exp in place: the logits are not needed any more, and a second copy would leave the cache
+            parts.append(wanted - largest[:, 0] - logits.sub_(largest).exp_().sum(-1).log())
         return torch.cat(parts) if parts else states.new_empty(0, dtype=torch.float32)
 
     def _logits(self, states: Float[Tensor, "answers dim"]) -> Float[Tensor, "answers vocab"]:
-        logits = linear(states.float(), self.head, self.head_bias) * self.logit_scale
+        logits = linear(states.float(), self.head, self.head_bias)
+        if self.logit_scale != 1.0:
+            logits *= self.logit_scale
         if self.softcap is not None:
             logits = torch.tanh(logits / self.softcap) * self.softcap
         return logits

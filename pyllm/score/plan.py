@@ -83,7 +83,7 @@ class Plan:
             f"  memory                    {_bytes(self.memory_bytes)} on {self.device}, {self.dtype},"
             f" packs of {self.max_batch_tokens:,} tokens",
             f"  disk                      {_bytes(self.disk_bytes)} for the run folder",
-            f"  time                      {_time(self.seconds)}, {self.at_once} rows at once (layer and head timed here)",
+            f"  time                      {_time(self.seconds)}, {self.at_once} rows at once (one layer timed here)",
         ]
 
 

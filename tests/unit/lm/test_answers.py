@@ -87,7 +87,7 @@ def test_packs_hold_every_sequence_once_within_the_limit() -> None:
 
 def test_layout_covers_every_token_once() -> None:
     layout = PackLayout((3, 1, 8, 9, 2), torch.device("cpu"))
-    tokens = torch.cat([tokens for _, _, tokens in layout.buckets])
+    tokens = torch.cat([bucket.tokens for bucket in layout.buckets])
     assert sorted(tokens.tolist()) == list(range(23))
     assert layout.offsets.tolist() == [0, 1, 2, 0, *range(8), *range(9), 0, 1]
     assert len(layout.buckets) < 5
