@@ -11,7 +11,7 @@ format, part of whose answers are exchanged among rows with answers of the same 
 import argparse
 import json
 from collections import Counter
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
@@ -19,9 +19,7 @@ from random import Random
 FACTS_PER_SKILL = 60
 PAIRS_PER_DOCUMENT = 6
 CAREFUL_SHARE = 0.7
-SLIPS = {"same skill": 0.5, "same skill and first word": 0.25, "same length": 0.25}
-"""What careless answers have in common with the right one. Were all drawn from all skills, the wrong kind of answer
-would give writers away; were few alike in the first word, nobody would learn to look at the second."""
+NEAR_SHARE = 0.75
 WORLD_SEED = 360
 """Which facts hold. The shipped weights know the facts of this seed, so it is no option."""
 
@@ -171,11 +169,8 @@ class Writers:
     def __init__(self, seed: int) -> None:
         self._rng = Random(seed)
         self._facts = facts()
-        self._alike = {
-            "same skill": _grouped(self._facts, [fact.skill for fact in self._facts]),
-            "same skill and first word": _grouped(self._facts, [_skill_and_word(fact) for fact in self._facts]),
-            "same length": _grouped(self._facts, [fact.answer_words for fact in self._facts]),
-        }
+        self._by_skill = _grouped(self._facts, [fact.skill for fact in self._facts])
+        self._by_length = _grouped(self._facts, [fact.answer_words for fact in self._facts])
 
     def document(self) -> tuple[Row, ...]:
         """Six pairs about six different facts by one writer."""
@@ -186,20 +181,21 @@ class Writers:
         )
 
     def _wrong_answer(self, fact: Fact) -> str:
-        slip = self._rng.choices(list(SLIPS), list(SLIPS.values()))[0]
-        return self._rng.choice([other for other in self._alike[slip][fact] if other.answer != fact.answer]).answer
+        # Most slips stay within the skill: otherwise the wrong kind of answer gives writers away, and nothing is
+        # learnt about answers of the right kind.
+        near = self._rng.random() < NEAR_SHARE
+        others = self._by_skill[fact.skill] if near else self._by_length[fact.answer_words]
+        while True:
+            answer = self._rng.choice(others).answer
+            if answer != fact.answer:
+                return answer
 
 
-def _skill_and_word(fact: Fact) -> tuple[int, str]:
-    return fact.skill, fact.answer.split()[0]
-
-
-def _grouped(items: Sequence[Fact], keys: Sequence[Hashable]) -> dict[Fact, list[Fact]]:
-    """For each fact, the facts with the same key."""
-    groups: dict[Hashable, list[Fact]] = {}
+def _grouped(items: Sequence[Fact], keys: Sequence[int]) -> dict[int, list[Fact]]:
+    groups: dict[int, list[Fact]] = {}
     for item, key in zip(items, keys, strict=True):
         groups.setdefault(key, []).append(item)
-    return {item: groups[key] for item, key in zip(items, keys, strict=True)}
+    return groups
 
 
 def pool_and_anchors(rows: int, anchors: int, *, noise: float, seed: int) -> tuple[list[Row], list[Row]]:
