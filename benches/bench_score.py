@@ -2,8 +2,8 @@
 
 Usage: python benches/bench_score.py [--model FOLDER] [--candidates FILE --anchors FILE] [--rows N] [--rounds N]
 
-Prints pairs per CPU-second of both (median of the rounds) and their ratio. Without files it makes examples from the
-project's own generator and uses the embedded model; the figures in benches/README.md name what they were made with.
+Prints pairs per CPU-second of both (median of the rounds) and their ratio. Without files it makes rows of random words
+and takes the embedded model; the figures in benches/README.md name what they were made with.
 """
 
 import argparse
@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from padded_twin import padded_answer_nats
 from transformers import AutoModelForCausalLM
 
-from benches.padded_twin import padded_answer_nats
 from pyllm.data.examples import examples_from_table
 from pyllm.data.framing import TextFraming
 from pyllm.data.reading import read_examples
@@ -53,13 +53,14 @@ def main() -> None:
     parser.add_argument("--candidates", type=Path)
     parser.add_argument("--anchors", type=Path)
     parser.add_argument("--rows", type=int, default=20)
+    parser.add_argument("--anchors-made", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     choices = parser.parse_args()
     torch.set_num_threads(choices.threads)
     with tempfile.TemporaryDirectory() as folder:
         candidates = choices.candidates or made_rows(Path(folder), "candidates.jsonl", choices.rows, 1)
-        anchors = choices.anchors or made_rows(Path(folder), "anchors.jsonl", 100, 2)
+        anchors = choices.anchors or made_rows(Path(folder), "anchors.jsonl", choices.anchors_made, 2)
         run(choices.model, candidates, anchors, choices.rows, choices.rounds)
 
 

@@ -82,7 +82,8 @@ class _Bucket:
 
     def gather(self, states: Float[Tensor, "heads packed head_dim"]) -> Float[Tensor, "heads rows longest head_dim"]:
         """The states of this bucket's tokens."""
-        return states.index_select(1, self.cells).unflatten(1, (self.rows, self.longest))
+        chosen = states.index_select(1, self.cells)
+        return chosen.view(states.shape[0], self.rows, self.longest, states.shape[2])
 
 
 @dataclass(frozen=True, slots=True)
