@@ -32,6 +32,7 @@ _TOKENIZER_FILES = (
     "vocab.json",
     "vocab.txt",
 )
+_WORTH_A_LINE_BYTES = 1 << 28
 _WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 _HUB_PATTERNS = ("*.json", "*.jinja", "*.txt", "*.model", "*.safetensors")
 
@@ -142,7 +143,8 @@ def _file_digests(paths: Iterable[Path]) -> list[str]:
         facts = path.stat()
         key = f"{path.resolve()}|{facts.st_size}|{facts.st_mtime_ns}"
         if key not in known:
-            _log.info("hashing %s (%.1f MB)", path.name, facts.st_size / 1e6)
+            if facts.st_size > _WORTH_A_LINE_BYTES:
+                _log.info("hashing %s (%.1f GB), once", path.name, facts.st_size / 1e9)
             with path.open("rb") as file:
                 known[key] = hashlib.file_digest(file, "sha256").hexdigest()
             changed = True
