@@ -11,7 +11,7 @@ import select
 import stat
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -123,6 +123,46 @@ def output_format(out: Path | None, requested: str | None) -> TableFormat:
 def is_stdout(out: Path | None) -> bool:
     """Whether the value of `--out` means stdout."""
     return out is None or str(out) == STANDARD_STREAM
+
+
+def side_format(path: Path, option: str) -> TableFormat:
+    """How a table beside the main one is written: by the ending of its file.
+
+    Raises:
+        SettingError: The ending names no format that holds data.
+    """
+    chosen = _FORMAT_OF_ENDING.get(_file(path).suffix.lower(), TableFormat.TABLE)
+    if chosen is TableFormat.TABLE:
+        raise SettingError(
+            f"the ending of `{option} {path}` does not say how to write the table",
+            hint="end it in .parquet, .jsonl or .csv",
+        )
+    return chosen
+
+
+def ensure_distinct(outputs: Mapping[str, Path | None], inputs: Mapping[str, str | Path | None]) -> None:
+    """Refuse outputs that would overwrite each other, or what the command reads.
+
+    `--out` may name an input: it is written when everything has been read.
+
+    Args:
+        outputs: Options and the files they name.
+        inputs: What is read, by name.
+
+    Raises:
+        SettingError: Two of them are one file.
+    """
+    taken: dict[Path, str] = {}
+    for name, path in inputs.items():
+        if path is not None and str(path) != STANDARD_STREAM:
+            taken[Path(path).resolve()] = name
+    for option, path in outputs.items():
+        if path is None or is_stdout(path) or _is_special(path):
+            continue
+        before = taken.get(path.resolve())
+        if before is not None and not (option == "--out" and before in inputs):
+            raise SettingError(f"`{option} {path}` would overwrite {before}", hint="give it a file of its own")
+        taken[path.resolve()] = f"what `{option}` writes"
 
 
 def ensure_writable(path: Path | None, option: str = "--out") -> None:

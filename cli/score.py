@@ -142,10 +142,14 @@ def score(
     if not plan:
         _pipes.output_format(out, table_format)
         _pipes.ensure_writable(out)
-    for path, option in ((report, "--report"), (anchors_out, "--anchors-out"), (bad_rows, "--bad-rows")):
+    side = {"--report": report, "--anchors-out": anchors_out, "--bad-rows": bad_rows}
+    _pipes.ensure_distinct({"--out": out, **side}, {"the input": origin, "the anchors": anchors})
+    for option, path in side.items():
         _pipes.ensure_writable(path, option)
+    anchors_format = None if anchors_out is None else _pipes.side_format(anchors_out, "--anchors-out")
 
     from pyllm.data.reading import read_examples
+    from pyllm.lm.sources import find_model
     from pyllm.score.settings import AnchorSpec, ScoreSettings
 
     settings = ScoreSettings(
@@ -160,14 +164,15 @@ def score(
         seed=seed,
         encoder=encoder,
     )
+    find_model(settings.model)  # a typing mistake shows before a long file is read
     examples = read_examples(origin, shape=shape.value, strict=strict, bad_rows_path=bad_rows, dedup=dedup)
     if plan:
-        _plan(examples, settings, report, console)
+        _plan(examples, settings, report, strict=strict, console=console)
         return
-    result = _score(examples, settings, run, per_anchor=per_anchor, console=console)
+    result = _score(examples, settings, run, per_anchor=per_anchor, strict=strict, console=console)
     _pipes.write_report(report, {**_reading_numbers(examples), **result.report})
     if anchors_out is not None:
-        _pipes.write_output(result.anchor_table, anchors_out, None, result.steps)
+        _pipes.write_output(result.anchor_table, anchors_out, anchors_format, result.steps)
     _pipes.write_output(result.table, out, table_format, result.steps)
 
 
@@ -180,13 +185,19 @@ def _batch_tokens(text: str) -> int | None:
 
 
 def _score(
-    examples: "ExampleTable", settings: "ScoreSettings", run: Path | None, *, per_anchor: bool, console: Console
+    examples: "ExampleTable",
+    settings: "ScoreSettings",
+    run: Path | None,
+    *,
+    per_anchor: bool,
+    strict: bool,
+    console: Console,
 ) -> "ScoreResult":
     from pyllm.score.job import prepare
     from pyllm.score.run import score
 
     with console.progress() as progress:
-        job = prepare(examples, settings, progress=progress)
+        job = prepare(examples, settings, strict=strict, progress=progress)
         try:
             return score(job, run_folder=run, per_anchor=per_anchor, progress=progress, check=_stop_without_reader)
         except KeyboardInterrupt as interrupt:
@@ -216,11 +227,13 @@ def _reading_numbers(examples: "ExampleTable") -> dict[str, object]:
     }
 
 
-def _plan(examples: "ExampleTable", settings: "ScoreSettings", report: Path | None, console: Console) -> None:
+def _plan(
+    examples: "ExampleTable", settings: "ScoreSettings", report: Path | None, *, strict: bool, console: Console
+) -> None:
     from pyllm.score.job import prepare
     from pyllm.score.plan import make_plan
 
     with console.progress() as progress:
-        plan: Plan = make_plan(prepare(examples, settings, progress=progress))
+        plan: Plan = make_plan(prepare(examples, settings, strict=strict, progress=progress))
     console.say("\n".join(plan.lines()))
     _pipes.write_report(report, {**_reading_numbers(examples), **plan.as_dict()})

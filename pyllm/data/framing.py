@@ -44,6 +44,17 @@ class Demonstration:
 
 
 @dataclass(frozen=True, slots=True)
+class Refused:
+    """A prompt that a chat template does not take.
+
+    Args:
+        reason: What the template says.
+    """
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Anchor:
     """An anchor's tokens, uncut.
 
@@ -63,10 +74,13 @@ class Framing(Protocol):
     def zero_shot_prefix(self) -> list[int]:
         """Tokens in front of an anchor that has no demonstration."""
 
-    def demonstrations(self, prompts: Sequence[Prompt]) -> list[Demonstration]:
+    def separator_ids(self) -> list[int]:
+        """Tokens that end a demonstration which had to be cut."""
+
+    def demonstrations(self, prompts: Sequence[Prompt]) -> list[Demonstration | Refused]:
         """Candidates, ready to stand before any anchor."""
 
-    def anchors(self, prompts: Sequence[Prompt]) -> list[Anchor]:
+    def anchors(self, prompts: Sequence[Prompt]) -> list[Anchor | Refused]:
         """Anchors, ready to stand behind any demonstration."""
 
 
@@ -101,7 +115,14 @@ class TextFraming:
         """The start token, or nothing."""
         return [] if self.reference else self._start()
 
-    def demonstrations(self, prompts: Sequence[Prompt]) -> list[Demonstration]:
+    def separator_ids(self) -> list[int]:
+        """The separator as it is tokenized behind a letter."""
+        if self.reference or not self.separator:
+            return []
+        letter, separated = self._ids(["x", f"x{self.separator}"], special=False)
+        return separated[_common_prefix(letter, separated) :]
+
+    def demonstrations(self, prompts: Sequence[Prompt]) -> list[Demonstration | Refused]:
         """Candidates behind the start token; demonstration and separator are tokenized together."""
         queries = self._ids([prompt.query for prompt in prompts], special=self.reference)
         whole = self._ids([prompt.text for prompt in prompts], special=self.reference)
@@ -114,7 +135,7 @@ class TextFraming:
             for query, ids, prefix in zip(queries, whole, separated, strict=True)
         ]
 
-    def anchors(self, prompts: Sequence[Prompt]) -> list[Anchor]:
+    def anchors(self, prompts: Sequence[Prompt]) -> list[Anchor | Refused]:
         """Anchors without special tokens; the answer begins where the query, tokenized alone, ends."""
         queries = self._ids([prompt.query for prompt in prompts], special=False)
         whole = self._ids([prompt.text for prompt in prompts], special=False)
@@ -134,27 +155,37 @@ class TextFraming:
 
 _PROBE = Prompt("", "", (("user", "probe"),))
 _OTHER = Prompt("", "an answer", (("user", "other"),))
+_THIRD = Prompt("", "some 42", (("user", "third"),))
+
+
+class _TemplateRefusalError(Exception):
+    """The chat template does not take a conversation."""
 
 
 class ChatFraming:
     """The model's own chat template on both sides.
 
     What the template writes before the last user turn of a conversation is taken as the prefix, the rest as the
-    anchor, cut at token level where a lone turn and a turn behind another exchange have the same tokens. That every
-    conversation splits this way is checked for each prompt, so a template that cannot share a prefix is refused and
-    never mis-scored.
+    anchor, cut at token level where a lone turn and a turn behind another exchange have the same tokens. That a
+    conversation splits this way is checked for each prompt, so a prompt that the template does not take, or takes in
+    another way, is refused and never mis-scored.
 
     Raises:
         PrerequisiteError: The tokenizer has no chat template.
-        SettingError: The template does not split.
+        SettingError: The template takes not even two plain exchanges.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         if not tokenizer.chat_template:
             raise PrerequisiteError("the model's tokenizer has no chat template", hint="use --template nuggets")
         self._tokenizer = tokenizer
-        alone = self._render([_PROBE])
-        self._turn_tokens = _common_suffix(alone, self._render([_OTHER, _PROBE]))
+        try:
+            alone, behind = self._render([_PROBE]), self._render([_OTHER, _PROBE])
+        except _TemplateRefusalError as error:
+            raise SettingError(
+                f"the chat template refuses a plain conversation: {error}", hint="use --template nuggets"
+            ) from error
+        self._turn_tokens = _common_suffix(alone, behind)
         self._header = alone[: len(alone) - self._turn_tokens]
         self._probe_turn = alone[len(alone) - self._turn_tokens :]
 
@@ -162,35 +193,40 @@ class ChatFraming:
         """What the template writes before a lone user turn."""
         return list(self._header)
 
-    def demonstrations(self, prompts: Sequence[Prompt]) -> list[Demonstration]:
+    def separator_ids(self) -> list[int]:
+        """What the template writes behind an answer, before the next user turn."""
+        ends = [self._render([prompt, _PROBE])[: -self._turn_tokens] for prompt in (_OTHER, _THIRD)]
+        return ends[0][len(ends[0]) - _common_suffix(*ends) :]
+
+    def demonstrations(self, prompts: Sequence[Prompt]) -> list[Demonstration | Refused]:
         """Candidates as a first exchange."""
         answers = self._plain([prompt.answer for prompt in prompts])
-        result = []
-        for prompt, answer in zip(prompts, answers, strict=True):
-            ids = self._render([prompt, _PROBE])
-            prefix = ids[: len(ids) - self._turn_tokens]
-            if ids[len(prefix) :] != self._probe_turn:
-                raise SettingError(
-                    "the chat template does not let a demonstration stand before any anchor",
-                    hint="use --template nuggets",
-                )
-            result.append(Demonstration(prefix, len(prefix), len(answer)))
-        return result
+        return [self._demonstration(prompt, len(answer)) for prompt, answer in zip(prompts, answers, strict=True)]
 
-    def anchors(self, prompts: Sequence[Prompt]) -> list[Anchor]:
+    def anchors(self, prompts: Sequence[Prompt]) -> list[Anchor | Refused]:
         """Anchors as the last user turn, the generation prompt, and the answer."""
         answers = self._plain([prompt.answer for prompt in prompts])
-        result = []
-        for prompt, answer in zip(prompts, answers, strict=True):
+        return [self._anchor(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
+
+    def _demonstration(self, prompt: Prompt, answer_tokens: int) -> Demonstration | Refused:
+        try:
+            ids = self._render([prompt, _PROBE])
+        except _TemplateRefusalError as error:
+            return Refused(str(error))
+        prefix = ids[: len(ids) - self._turn_tokens]
+        if ids[len(prefix) :] != self._probe_turn:
+            return Refused("the template does not let it stand before any anchor")
+        return Demonstration(prefix, len(prefix), answer_tokens)
+
+    def _anchor(self, prompt: Prompt, answer: list[int]) -> Anchor | Refused:
+        try:
             alone, behind = self._render([prompt]), self._render([_OTHER, prompt])
-            query = alone[len(self._header) :]
-            if alone[: len(self._header)] != self._header or behind[len(behind) - len(query) :] != query:
-                raise SettingError(
-                    "the chat template does not let an anchor stand behind any demonstration",
-                    hint="use --template nuggets",
-                )
-            result.append(Anchor(query + answer, len(query)))
-        return result
+        except _TemplateRefusalError as error:
+            return Refused(str(error))
+        query = alone[len(self._header) :]
+        if alone[: len(self._header)] != self._header or behind[len(behind) - len(query) :] != query:
+            return Refused("the template does not let it stand behind any demonstration")
+        return Anchor(query + answer, len(query))
 
     def _plain(self, texts: list[str]) -> list[list[int]]:
         return list(self._tokenizer(texts, add_special_tokens=False)["input_ids"]) if texts else []
@@ -209,9 +245,7 @@ class ChatFraming:
                 conversation, tokenize=True, add_generation_prompt=True, return_dict=True
             )
         except (TemplateError, TypeError, ValueError) as error:
-            raise SettingError(
-                f"the chat template refuses a conversation: {error}", hint="use --template nuggets"
-            ) from error
+            raise _TemplateRefusalError(str(error)) from error
         return list(rendered["input_ids"])
 
 

@@ -18,9 +18,9 @@ from jaxtyping import Float32, Float64, Int
 
 from pyllm import _core
 from pyllm.data.examples import Example, examples_from_table
-from pyllm.data.framing import Framing
+from pyllm.data.framing import Framing, Refused
 from pyllm.data.prompts import Prompt, render_nuggets
-from pyllm.errors import SettingError
+from pyllm.errors import InputError, SettingError
 from pyllm.lm.answers import AnswerSpan
 from pyllm.score.candidates import Candidates
 
@@ -74,10 +74,21 @@ def span_of(ids: Sequence[int], answer_start: int, max_tokens: int) -> AnswerSpa
 
 
 def read_anchors(table: pl.DataFrame, framing: Framing, *, max_tokens: int, reference: bool) -> Anchors:
-    """Render and tokenize the anchors of a table, in its order."""
+    """Render and tokenize the anchors of a table, in its order.
+
+    Raises:
+        InputError: The chat template does not take one of them.
+    """
     examples = examples_from_table(table)
     prompts = tuple(render_nuggets(example, blank_no_input=not reference) for example in examples)
-    encoded = framing.anchors(prompts)
+    encoded = []
+    for example, anchor in zip(examples, framing.anchors(prompts), strict=True):
+        if isinstance(anchor, Refused):
+            raise InputError(
+                f"`{example.source_file}` row {example.source_row} cannot be an anchor: {anchor.reason}",
+                hint="leave it out, or use --template nuggets",
+            )
+        encoded.append(anchor)
     return Anchors(
         table=table,
         prompts=prompts,
@@ -93,19 +104,23 @@ def eligible_rows(candidates: Candidates, max_tokens: int) -> Int[np.ndarray, " 
     `max_tokens`.
     """
     _, first = np.unique(candidates.prompt_of_row, return_index=True)
-    has_answer = np.array([bool(prompt.answer) for prompt in candidates.prompts], dtype=bool)
+    has_answer = [bool(prompt.answer) for prompt in candidates.prompts]
     query_tokens = candidates.demo_tokens.astype(np.int64) - candidates.answer_tokens
-    return np.sort(first[has_answer & (query_tokens < max_tokens)])
+    usable = np.array(has_answer, dtype=bool) & np.array(candidates.scorable, dtype=bool)
+    return np.sort(first[usable & (query_tokens < max_tokens)])
 
 
-def check_count(count: int, eligible: int) -> None:
+def check_count(count: int, eligible: int, max_tokens: int) -> None:
     """Refuse more anchors than there are rows to choose from.
 
     Raises:
         SettingError: There are fewer rows.
     """
     if count > eligible:
-        raise SettingError(f"{count} anchors are wanted, but the input has {eligible} distinct rows that can be one")
+        raise SettingError(
+            f"{count} anchors are wanted, but the input has {eligible} distinct rows that can be one",
+            hint=f"a row can when it has an answer that begins within its first {max_tokens} tokens",
+        )
 
 
 def random_rows(
@@ -115,10 +130,7 @@ def random_rows(
 
     The draw ranks rows by a hash of seed and row id, so it does not depend on the order of the input.
 
-    Raises:
-        SettingError: There are fewer rows.
     """
-    check_count(count, len(eligible))
 
     def rank(row: int) -> bytes:
         return hashlib.sha256(f"{seed}:{examples[row].id}".encode()).digest()

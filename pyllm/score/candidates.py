@@ -1,5 +1,6 @@
 """The candidates of a run: rows as prompts, equal prompts once, and their tokens in one flat array."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -7,9 +8,11 @@ import numpy as np
 from jaxtyping import Int, Integer
 
 from pyllm.data.examples import Example
-from pyllm.data.framing import Framing
+from pyllm.data.framing import Demonstration, Framing, Refused
 from pyllm.data.prompts import Prompt, render_nuggets
 from pyllm.progress import Progress, no_progress
+
+_log = logging.getLogger(__name__)
 
 _ROWS_PER_CALL = 512
 
@@ -26,6 +29,8 @@ class Candidates:
         starts: Where each prompt's tokens begin in `flat_ids`; one more entry than prompts.
         demo_tokens: Tokens of each distinct prompt without the separator.
         answer_tokens: How many of them are the answer.
+        separator: Tokens that end a demonstration which had to be cut.
+        refused: Rows whose prompt the chat template does not take, and why.
     """
 
     prompts: tuple[Prompt, ...]
@@ -35,14 +40,15 @@ class Candidates:
     starts: Int[np.ndarray, " starts"]
     demo_tokens: Integer[np.ndarray, " prompts"]
     answer_tokens: Integer[np.ndarray, " prompts"]
+    separator: tuple[int, ...]
+    refused: tuple[str, ...]
 
     def prefix_ids(self, prompt: int, room: int | None = None) -> list[int]:
         """Tokens of one prompt as a demonstration, cut to `room` from the end of the example, the separator kept."""
         ids: list[int] = self.flat_ids[self.starts[prompt] : self.starts[prompt + 1]].tolist()
         if room is None or len(ids) <= room:
             return ids
-        separator = ids[int(self.demo_tokens[prompt]) :]
-        return ids[: room - len(separator)] + separator
+        return ids[: room - len(self.separator)] + list(self.separator)
 
     def prefix_tokens(self) -> Int[np.ndarray, " prompts"]:
         """Length of each prompt's prefix, the separator included."""
@@ -66,22 +72,34 @@ def read_candidates(
         prompt = render_nuggets(example, blank_no_input=not reference)
         prompt_of_row[row] = numbers.setdefault(prompt, len(numbers))
     prompts = tuple(numbers)
-    parts, lengths, demo_tokens, answer_tokens = [], [0], [], []
+    first_row: dict[int, int] = {}
+    for row, number in enumerate(prompt_of_row.tolist()):
+        first_row.setdefault(number, row)
+    demonstrations: list[Demonstration] = []
+    refused: dict[int, str] = {}
     progress.start("tokenizing", len(prompts))
     for start in range(0, len(prompts), _ROWS_PER_CALL):
-        demonstrations = framing.demonstrations(prompts[start : start + _ROWS_PER_CALL])
-        parts += [np.array(demonstration.prefix_ids, dtype=np.int32) for demonstration in demonstrations]
-        lengths += [len(demonstration.prefix_ids) for demonstration in demonstrations]
-        demo_tokens += [demonstration.demo_tokens for demonstration in demonstrations]
-        answer_tokens += [demonstration.answer_tokens for demonstration in demonstrations]
-        progress.advance(len(demonstrations))
+        for made in framing.demonstrations(prompts[start : start + _ROWS_PER_CALL]):
+            if isinstance(made, Refused):
+                example = examples[first_row[len(demonstrations)]]
+                refused[len(demonstrations)] = f"`{example.source_file}` row {example.source_row}: {made.reason}"
+            demonstrations.append(Demonstration([], 0, 0) if isinstance(made, Refused) else made)
+            progress.advance(1)
     progress.finish()
+    if refused:
+        first = next(iter(refused.values()))
+        _log.warning("%d distinct rows get no score, the chat template refuses them: %s", len(refused), first)
+    parts = [np.array(made.prefix_ids, dtype=np.int32) for made in demonstrations]
     return Candidates(
         prompts=prompts,
         prompt_of_row=prompt_of_row,
-        scorable=tuple(reference or bool(prompt.answer) for prompt in prompts),
+        scorable=tuple(
+            number not in refused and (reference or bool(prompt.answer)) for number, prompt in enumerate(prompts)
+        ),
         flat_ids=np.concatenate(parts) if parts else np.empty(0, dtype=np.int32),
-        starts=np.cumsum(lengths),
-        demo_tokens=np.array(demo_tokens, dtype=np.uint32),
-        answer_tokens=np.array(answer_tokens, dtype=np.uint32),
+        starts=np.cumsum([0, *(len(part) for part in parts)]),
+        demo_tokens=np.array([made.demo_tokens for made in demonstrations], dtype=np.uint32),
+        answer_tokens=np.array([made.answer_tokens for made in demonstrations], dtype=np.uint32),
+        separator=tuple(framing.separator_ids()),
+        refused=tuple(refused.values()),
     )

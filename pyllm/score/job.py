@@ -25,7 +25,7 @@ from pyllm.lm.loading import (
 from pyllm.lm.sources import ModelSource, find_model
 from pyllm.progress import Progress, no_progress
 from pyllm.provenance import canonical_json, package_version, sha256_hex
-from pyllm.score.anchors import Anchors, read_anchors
+from pyllm.score.anchors import Anchors, check_count, eligible_rows, read_anchors
 from pyllm.score.candidates import Candidates, read_candidates
 from pyllm.score.runs import cache_folder
 from pyllm.score.settings import SCORING_VERSION, ScoreSettings
@@ -79,8 +79,16 @@ class Job:
         )
 
 
-def prepare(examples: ExampleTable, settings: ScoreSettings, *, progress: Progress = no_progress) -> Job:
+def prepare(
+    examples: ExampleTable, settings: ScoreSettings, *, strict: bool = False, progress: Progress = no_progress
+) -> Job:
     """Find the model, tokenize the input and read the anchor file; loads no weights.
+
+    Args:
+        examples: The input.
+        settings: The settings of the run.
+        strict: Refuse an anchor file with bad rows.
+        progress: Listener.
 
     Raises:
         SettingError: Settings contradict the data or the tokenizer.
@@ -104,10 +112,12 @@ def prepare(examples: ExampleTable, settings: ScoreSettings, *, progress: Progre
         max_tokens = context // 2
     anchors = None
     if settings.anchors.kind == "file":
-        read = read_examples(settings.anchors.path)
+        read = read_examples(settings.anchors.path, strict=strict)
         anchors = read_anchors(read.table, framing, max_tokens=max_tokens, reference=settings.reference)
     rows = examples_from_table(examples.table)
     candidates = read_candidates(rows, framing, reference=settings.reference, progress=progress)
+    if anchors is None:
+        check_count(settings.anchors.count, len(eligible_rows(candidates, max_tokens)), max_tokens)
     return Job(
         settings=settings,
         source=source,
@@ -133,7 +143,8 @@ def run_key(job: Job) -> dict[str, Any]:
     else:
         anchors |= {"count": settings.anchors.count, "seed": settings.seed}
     if settings.encoder is not None:
-        anchors["encoder_sha256"] = find_model(settings.encoder).weights_sha256()
+        encoder = find_model(settings.encoder)
+        anchors["encoder"] = [encoder.weights_sha256(), encoder.config_sha256(), encoder.tokenizer_sha256()]
     return {
         "input": {"rows": job.examples.table.height, "sha256": ids_sha256(job.examples.table)},
         "model": {"weights_sha256": job.source.weights_sha256(), "config_sha256": job.source.config_sha256()},

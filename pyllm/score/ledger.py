@@ -98,7 +98,9 @@ def open_ledger(folder: Path, key: Mapping[str, Any], fixed: Mapping[str, Any]) 
         (folder / "units").mkdir(parents=True, exist_ok=True)
         lock = (folder / "lock").open("a+")
     except OSError as error:
-        raise PrerequisiteError(f"run folder `{folder}` cannot be used: {error.strerror}") from error
+        raise PrerequisiteError(
+            f"run folder `{folder}` cannot be used: {(error.strerror or str(error)).lower()}"
+        ) from error
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -6,6 +6,7 @@ random weights, read a pack behind a prefix as the run would; the layer's time i
 """
 
 import copy
+import logging
 import time
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -18,10 +19,13 @@ from pyllm.data.examples import examples_from_table
 from pyllm.errors import PrerequisiteError
 from pyllm.lm.answers import AnswerSet, AnswerSpan
 from pyllm.lm.causal import causal_lm
-from pyllm.lm.loading import quiet_transformers
+from pyllm.lm.loading import load_config, quiet_transformers
+from pyllm.lm.sources import find_model
 from pyllm.lm.workers import piecewise
 from pyllm.score.anchors import eligible_rows, random_rows
 from pyllm.score.job import Job, batch_tokens
+
+_log = logging.getLogger(__name__)
 
 _PROBE_REPEATS = 3
 
@@ -102,6 +106,14 @@ def make_plan(job: Job) -> Plan:
     embedding_tokens = 0
     if job.settings.anchors.kind == "kmeans" and job.settings.encoder is None:
         embedding_tokens = int(np.minimum(job.candidates.demo_tokens, 512).sum())
+    embedding_bytes = 0
+    if job.settings.anchors.kind == "kmeans":
+        encoder = job.settings.encoder
+        shape = job.config if encoder is None else load_config(find_model(encoder))
+        rows = len(eligible_rows(job.candidates, job.max_anchor_tokens))
+        embedding_bytes = 4 * rows * int(shape.get_text_config().hidden_size)
+        if encoder is not None:
+            _log.warning("the passes of the encoder are not in this plan")
     packed = int(anchor_lengths.sum())
     demo_tokens = int(demo_lengths.sum())
     model_tokens = demo_tokens + packed * (len(scored) + 1) + embedding_tokens
@@ -137,7 +149,7 @@ def make_plan(job: Job) -> Plan:
             + (4 * head_parameters if job.dtype != torch.float32 else 0)
             + at_once * (min(pack, packed) * per_token * job.dtype.itemsize + (1 << 27))
         ),
-        disk_bytes=len(scored) * len(spans) * 8,
+        disk_bytes=len(scored) * len(spans) * 8 + embedding_bytes,
         seconds=seconds * (len(scored) + (embedding_tokens / max(1, packed + mean_demo))),
         at_once=at_once,
         device=str(job.device),

@@ -26,7 +26,7 @@ from pyllm.lm.sources import find_model
 from pyllm.lm.workers import Check, piecewise
 from pyllm.progress import Progress, no_progress
 from pyllm.provenance import step
-from pyllm.score.anchors import Anchors, check_count, eligible_rows, kmeans_rows, random_rows
+from pyllm.score.anchors import Anchors, eligible_rows, kmeans_rows, random_rows
 from pyllm.score.golden import Aggregator, Scores, score_columns
 from pyllm.score.job import Job, default_run_folder, fixed_facts, ids_sha256, run_key
 from pyllm.score.ledger import Ledger, open_ledger, unit_name
@@ -94,7 +94,7 @@ def score(
             )
             room = _room(job, anchors, lm)
             zero = passes.zero_shot(answers, job.framing.zero_shot_prefix())
-            winnable = _winnable(anchors, zero)
+            winnable = _winnable(job, anchors, zero)
             tokens = passes.one_shot(answers, scored, unit_rows=int(ledger.facts["unit_rows"]), room=room)
         except torch.OutOfMemoryError as error:
             raise PrerequisiteError(
@@ -135,7 +135,6 @@ def _anchors(job: Job, passes: Passes) -> Anchors:
         if job.settings.anchors.kind == "random":
             rows = random_rows(examples_from_table(job.examples.table), eligible, count, seed)
         else:
-            check_count(count, len(eligible))
             named = job.settings.encoder
             encoder = None if named is None else Encoder(find_model(named), job.device)
             rows = kmeans_rows(passes.embeddings(eligible, encoder), eligible, count, seed)
@@ -159,15 +158,15 @@ def _room(job: Job, anchors: Anchors, lm: CausalLM) -> int | None:
     return None
 
 
-def _winnable(anchors: Anchors, zero: np.ndarray) -> Bool[np.ndarray, " anchors"]:
+def _winnable(job: Job, anchors: Anchors, zero: np.ndarray) -> Bool[np.ndarray, " anchors"]:
     winnable: np.ndarray = (np.array(anchors.scored_tokens()) > 0) & np.isfinite(zero)
     lost = [str(name)[:12] for name, good in zip(anchors.table["id"], winnable, strict=True) if not good]
     if lost:
         _log.warning("%d of %d anchors cannot be won: %s", len(lost), len(winnable), ", ".join(lost[:5]))
-    if not winnable.any():
+    if not winnable.any() and not job.settings.reference:
         raise InputError(
             f"none of the {len(winnable)} anchors can be won: nothing of their answers is left to score",
-            hint="give anchors with answers, or raise --max-anchor-tokens",
+            hint=f"give anchors with answers that begin within their first {job.max_anchor_tokens} tokens",
         )
     return winnable
 
@@ -216,13 +215,15 @@ def _facts(job: Job, anchors: Anchors, scores: Scores, winnable: np.ndarray, roo
         _log.warning("%d demonstrations were cut to %d tokens: the model's context is full", cut, room)
     if scores.nan_pairs:
         _log.warning("%d pairs gave no number and count as lost", scores.nan_pairs)
-    unscored = int((~scores.scored[rows]).sum())
-    if unscored:
+    refused = len(job.candidates.refused)
+    unscored = int((~np.array([bool(prompt.answer) for prompt in job.candidates.prompts])[rows]).sum())
+    if unscored and not job.settings.reference:
         _log.warning("%d rows have no answer and get no score", unscored)
     return {
         "rows": len(rows),
         "distinct_prompts": len(lengths),
         "rows_without_answer": unscored,
+        "prompts_refused_by_template": refused,
         "demonstrations_cut": cut,
         "nan_pairs": scores.nan_pairs,
         "anchors": len(anchors.spans),

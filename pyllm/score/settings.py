@@ -31,9 +31,11 @@ class AnchorSpec:
         """Read `FILE`, `random:N` or `kmeans:N`.
 
         Raises:
-            SettingError: N is no positive whole number.
+            SettingError: N is missing or no positive whole number.
         """
         kind, colon, number = text.partition(":")
+        if not text or text.lower() in ("random", "kmeans"):
+            raise SettingError(f"anchors `{text}`: a number is missing", hint="e.g. kmeans:100, or a file of examples")
         if not colon or kind not in ("random", "kmeans"):
             return cls("file", path=text)
         if not number.isascii() or not number.isdigit() or int(number) == 0:

@@ -99,7 +99,7 @@ def plain_report(folder: Path) -> str:
     return (folder / "fresh.json").read_text()
 
 
-def test_score_stops_early_when_its_reader_has_gone(folder: Path) -> None:
+def test_score_stops_early_when_its_reader_has_gone(folder: Path, unbroken: bytes) -> None:
     ended = bash(
         f'set +e +o pipefail; {SCORE} --run unread | true; echo "${{PIPESTATUS[*]}}"; ls unread/units | wc -l',
         cwd=folder,
@@ -178,6 +178,10 @@ BAD = [
     ("toolkit score few.jsonl {rest} --template chat", 4, "chat template"),
     ("toolkit score few.jsonl --anchors random:99 --model model", 2, "99 anchors"),
     ("toolkit score few.jsonl {rest} --run unbroken", 2, "other work"),
+    ("toolkit score few.jsonl {rest} --anchors-out used.txt --out few.parquet", 2, "--anchors-out used.txt"),
+    ("toolkit score few.jsonl {rest} --out few.parquet --report few.jsonl", 2, "overwrite the input"),
+    ("toolkit score few.jsonl {rest} --out few.parquet --report few.parquet", 2, "overwrite what"),
+    ("toolkit score few.jsonl --anchors kmeans --model model", 2, "a number is missing"),
 ]
 
 

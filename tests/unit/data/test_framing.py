@@ -3,9 +3,9 @@
 import pytest
 
 from pyllm.data.examples import Example, Message, example_id
-from pyllm.data.framing import ChatFraming, TextFraming
+from pyllm.data.framing import ChatFraming, Refused, TextFraming
 from pyllm.data.prompts import Prompt, render_nuggets
-from pyllm.errors import PrerequisiteError, SettingError
+from pyllm.errors import PrerequisiteError
 from tests.support.tiny_models import tiny_tokenizer
 
 CHATML = (
@@ -124,11 +124,20 @@ def test_chat_framing_composes_to_what_the_template_writes(template: str) -> Non
     assert decoded(tokenizer, anchor.ids[anchor.answer_start :]) == "Paris."
 
 
-def test_a_chat_template_that_looks_ahead_is_refused() -> None:
+def test_a_prompt_that_the_template_does_not_split_is_refused() -> None:
     framing = ChatFraming(tiny_tokenizer(chat_template=COUNTING))
     turns = (("user", "a"), ("assistant", "b"), ("user", "c"))
-    with pytest.raises(SettingError, match="chat template"):
-        framing.anchors([Prompt("", "d", turns)])
+    (anchor,) = framing.anchors([Prompt("", "d", turns)])
+    assert isinstance(anchor, Refused)
+    assert "stand behind any demonstration" in anchor.reason
+
+
+def test_separators_end_a_demonstration_that_was_cut() -> None:
+    tokenizer = tiny_tokenizer(chat_template=CHATML)
+    assert decoded(tokenizer, TextFraming(tokenizer).separator_ids()) == "\n\n"
+    assert TextFraming(tokenizer, reference=True).separator_ids() == []
+    assert ChatFraming(tokenizer).separator_ids() == []
+    assert decoded(tokenizer, ChatFraming(tiny_tokenizer(chat_template=LAST_ONLY)).separator_ids()) == "\n"
 
 
 def test_a_missing_chat_template_is_named() -> None:

@@ -277,6 +277,41 @@ def test_long_demonstrations_are_cut_to_the_context_and_counted(folder: Path, tm
     assert result.table["demo_tokens"][0] > 256
 
 
+STRICT_TEMPLATE = (
+    "{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('roles must alternate') }}{% endif %}<{{ m['role'] }}>{{ m['content'] }}\n{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+
+def test_a_row_that_the_chat_template_refuses_costs_only_itself(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    save_tiny_model(tmp_path / "model", chat_template=STRICT_TEMPLATE)
+    turns = [{"role": role, "content": "Hi"} for role in ("user", "user", "assistant")]
+    rows = write_jsonl(tmp_path / "rows.jsonl", [{"messages": turns}, *ROWS[:2], {"messages": turns[2:]}])
+    settings = ScoreSettings(
+        AnchorSpec("random", 2), model=str(tmp_path / "model"), template="chat", device="cpu", max_anchor_tokens=60
+    )
+    result = score(prepare(read_examples(str(rows)), settings), run_folder=tmp_path / "run")
+    assert result.table["golden_score"].is_null().to_list() == [True, False, False, True]
+    assert result.report["prompts_refused_by_template"] == 2
+    assert "`rows.jsonl` row 0: roles must alternate" in caplog.text
+    anchors = AnchorSpec("file", path=str(rows))
+    with pytest.raises(InputError, match=r"`rows\.jsonl` row 0 cannot be an anchor"):
+        prepare(
+            read_examples(str(rows)),
+            ScoreSettings(anchors, model=str(tmp_path / "model"), template="chat", device="cpu"),
+        )
+
+
+def test_reference_mode_scores_anchors_that_nobody_can_win(folder: Path, tmp_path: Path) -> None:
+    empty = write_jsonl(tmp_path / "anchors.jsonl", [{"instruction": "Empty", "output": ""}])
+    spec = AnchorSpec("file", path=str(empty))
+    result = score(job_of(folder, anchors=spec, reference=True), run_folder=tmp_path / "run")
+    assert result.table["golden_score"].to_list() == [0.0] * len(ROWS)
+
+
 def test_a_stop_keeps_what_is_done(folder: Path, result: ScoreResult, tmp_path: Path) -> None:
     calls = 0
 
