@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pyllm.cli import _pipes
-from pyllm.cli._console import Console, QuietOption, VerboseOption, open_console
+from pyllm.cli._console import QuietOption, VerboseOption, open_console
 from pyllm.errors import SettingError
 
 if TYPE_CHECKING:
@@ -87,6 +87,8 @@ def select(
     numbers = selection_report(table, rules, selection)
     if not rules.is_empty:
         console.say(describe(numbers))
+        if not numbers.rows_selected and numbers.rows_in > numbers.null_scores:
+            console.hint("no row satisfies all rules: each is judged on the whole table")
     if writes_table:
         facts = {"rules": numbers.rules, "rows_in": numbers.rows_in, "rows_selected": numbers.rows_selected}
         _pipes.write_output(table[selection.rows], out, table_format, [*steps, step("select", **facts)])
@@ -94,7 +96,7 @@ def select(
     if show:
         if not rules.is_empty:
             console.say()
-        _show(table, selection, rules, limit, console)
+        _show(table, selection, rules, limit)
 
 
 def _check_request(
@@ -185,7 +187,7 @@ def _before_and_after(
     return lines
 
 
-def _show(table: "pl.DataFrame", selection: "Selection", rules: "Rules", limit: int, console: Console) -> None:
+def _show(table: "pl.DataFrame", selection: "Selection", rules: "Rules", limit: int) -> None:
     from pyllm.cli._tables import Column, draw_table, more_line, readable
 
     rows = selection.ranking if rules.is_empty else selection.best_first
@@ -204,8 +206,6 @@ def _show(table: "pl.DataFrame", selection: "Selection", rules: "Rules", limit: 
         cells.append([*numbers, *(readable(text) for text in _question_and_answer(record))])
     text = draw_table(columns, cells, terminal=_pipes.stdout_is_terminal())
     _pipes.write_stdout_text(text + more_line(rows.size - shown.size))
-    if not rows.size:
-        console.hint("no row satisfies the rules")
 
 
 def _wins(record: dict[str, object]) -> str:

@@ -7,7 +7,9 @@ be read to its end in any case.
 import gzip
 import hashlib
 import os
+import signal
 import sys
+import threading
 import zlib
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -79,6 +81,9 @@ def _read_stdin() -> bytes:
     if sys.stdin is None or sys.stdin.closed:
         message = "standard input is closed"
         raise InputError(message)
+    if threading.current_thread() is threading.main_thread():
+        # polars installs a SIGINT handler that restarts system calls, so Ctrl-C would wait for the end of the pipe.
+        signal.siginterrupt(signal.SIGINT, True)
     try:
         return sys.stdin.buffer.read()
     except OSError as error:

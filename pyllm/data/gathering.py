@@ -5,7 +5,7 @@ Only Python objects of the current row are made for columnar files; the columns 
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,13 +13,16 @@ import polars as pl
 
 from pyllm.data.columns import column_of, json_text
 from pyllm.data.conversations import Turn
-from pyllm.data.examples import CANONICAL_COLUMNS, CANONICAL_SCHEMA, SCORE_COLUMNS, content_id
+from pyllm.data.examples import CANONICAL_COLUMNS, CANONICAL_SCHEMA, SCORE_COLUMNS, content_id, quoted
 from pyllm.data.records import Record
 from pyllm.data.rows import BadFieldError, BadRow
 from pyllm.data.shapes import KNOWN_KEYS, Content, ShapeReader
 from pyllm.errors import InputError
 
 _logger = logging.getLogger(__name__)
+
+_ALWAYS_SCORED = 6
+"""The score columns that every scoring run writes stand first; a table with all of them was scored before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +47,13 @@ class Gathered:
         return dict(Counter(content.shape for content in self.contents).most_common())
 
 
-def gather_records(records: list[Record], file_name: str, shape: str, on_bad: Callable[[BadRow], None]) -> Gathered:
+def gather_records(records: list[Record], file_name: str, shape: str) -> Gathered:
     """Read the records of a text file.
 
     Args:
         records: All of its records.
         file_name: Its name, for bad rows.
         shape: One of `pyllm.data.shapes.SHAPES`.
-        on_bad: Called at each bad row as it is met; may refuse the file.
 
     Returns:
         Good rows as columns, and the bad ones.
@@ -64,16 +66,15 @@ def gather_records(records: list[Record], file_name: str, shape: str, on_bad: Ca
             problem = _take(gathered, reader, record.row, record.value)
         if problem is not None:
             gathered.bad.append(_bad_record(record, file_name, problem))
-            on_bad(gathered.bad[-1])
     return gathered
 
 
-def damaged_records(records: list[Record], file_name: str, on_bad: Callable[[BadRow], None]) -> list[BadRow]:
+def damaged_records(records: list[Record], file_name: str) -> list[BadRow]:
     """The records of a text file that are bad in themselves; arguments as for `gather_records`."""
-    return gather_records([record for record in records if record.value is None], file_name, "auto", on_bad).bad
+    return gather_records([record for record in records if record.value is None], file_name, "auto").bad
 
 
-def gather_frame(frame: pl.DataFrame, file_name: str, shape: str, on_bad: Callable[[BadRow], None]) -> Gathered:
+def gather_frame(frame: pl.DataFrame, file_name: str, shape: str) -> Gathered:
     """Read the rows of a columnar file; arguments and result as for `gather_records`."""
     wanted = [name for name in frame.columns if name.lower() in KNOWN_KEYS]
     gathered = Gathered()
@@ -84,7 +85,6 @@ def gather_frame(frame: pl.DataFrame, file_name: str, shape: str, on_bad: Callab
             raw = json_text(frame.row(place, named=True))
             bad = BadRow(file_name, place, None, problem.field, problem.reason, raw, problem.wrong_kind)
             gathered.bad.append(bad)
-            on_bad(bad)
     return gathered
 
 
@@ -183,6 +183,10 @@ def _is_kept(name: str, *, empty: bool) -> bool:
 
 
 def _renamed(others: list[pl.Series], source: str) -> Iterator[pl.Series]:
+    if {column.name for column in others} >= set(SCORE_COLUMNS[:_ALWAYS_SCORED]):
+        scores = [column.name for column in others if column.name in SCORE_COLUMNS]
+        _logger.info("%s: the columns of an earlier run are left out: %s", source, quoted(scores))
+        others = [column for column in others if column.name not in SCORE_COLUMNS]
     taken = {*CANONICAL_COLUMNS, *SCORE_COLUMNS, *(column.name for column in others)}
     for column in others:
         name = column.name

@@ -6,12 +6,11 @@ the file. Tables that we wrote ourselves are known by their ids and keep them, w
 Cost: one pass in Python over the rows, columns built beside; memory is a few times the size of the text.
 """
 
-import functools
 import json
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -72,7 +71,7 @@ def read_examples(
         source: A path, or `-` for standard input: Parquet, Arrow, JSON array, JSON lines or CSV, plain or packed
             with gzip or zstd.
         shape: One of `pyllm.data.shapes.SHAPES`; `auto` recognises every row by its keys.
-        strict: Refuse the file at its first bad row.
+        strict: Refuse the file if it has a bad row.
         bad_rows_path: Where to collect bad rows, one JSON object a line; written even when there are none.
         dedup: Drop rows whose content stood in an earlier row.
 
@@ -95,10 +94,11 @@ def read_examples(
     if not len(rows):
         message = f"{file.source} holds no rows"
         raise InputError(message)
-    on_bad = functools.partial(_refuse, file.source) if strict else _go_on
-    table, bad, shapes = _read_rows(file, rows, shape, on_bad)
+    table, bad, shapes = _read_rows(file, rows, shape)
     if bad_rows_path is not None:
         write_bytes_atomically(bad_rows_path, _bad_rows_lines(bad))
+    if strict and bad:
+        _refuse(file.source, bad)
     if table is None:
         _refuse_all(file.source, bad)
     duplicates = table.height - table["id"].n_unique()
@@ -117,30 +117,27 @@ def read_examples(
 
 
 def _read_rows(
-    file: FileBytes, rows: list[Record] | pl.DataFrame, shape: str, on_bad: Callable[[BadRow], None]
+    file: FileBytes, rows: list[Record] | pl.DataFrame, shape: str
 ) -> tuple[pl.DataFrame | None, list[BadRow], dict[str, int]]:
     if isinstance(rows, pl.DataFrame):
         own = own_table(rows, file.source)
         if own is not None:
             return own, [], {"pyllm": own.height}
-        gathered = gather_frame(rows, file.file_name, shape, on_bad)
+        gathered = gather_frame(rows, file.file_name, shape)
     else:
         if any(set(record.value) >= OUR_COLUMNS for record in rows if record.value is not None):
             own = own_table(frame_of_records(file, rows), file.source)
             if own is not None:
-                return own, damaged_records(rows, file.file_name, on_bad), {"pyllm": own.height}
-        gathered = gather_records(rows, file.file_name, shape, on_bad)
+                return own, damaged_records(rows, file.file_name), {"pyllm": own.height}
+        gathered = gather_records(rows, file.file_name, shape)
     if not gathered.ids:
         return None, gathered.bad, {}
     return foreign_table(gathered, rows, file.file_name, file.source), gathered.bad, gathered.shapes
 
 
-def _go_on(bad: BadRow) -> None:
-    """A bad row is named at the end."""
-
-
-def _refuse(source: str, bad: BadRow) -> NoReturn:
-    message = f"{source}: {bad.place}"
+def _refuse(source: str, bad: Sequence[BadRow]) -> NoReturn:
+    more = f"; and {len(bad) - 1:,} more" if len(bad) > 1 else ""
+    message = f"{source}: {bad[0].place}{more}"
     raise InputError(message, hint="without `--strict`, bad rows are left out and named")
 
 
@@ -165,8 +162,12 @@ def _bad_rows_lines(bad: Sequence[BadRow]) -> bytes:
 def _log(source: str, rows: int, shapes: dict[str, int], duplicates: int, seconds: float) -> None:
     counts = ", ".join(f"{name} {count:,}" for name, count in shapes.items())
     _logger.info(
-        "read %s: %s rows (%s), %s duplicates, %.1f s", source, f"{rows:,}", counts, f"{duplicates:,}", seconds
+        "read %s: %s (%s), %s, %.1f s", source, _of(rows, "row"), counts, _of(duplicates, "duplicate"), seconds
     )
+
+
+def _of(count: int, thing: str) -> str:
+    return f"{count:,} {thing}" if count == 1 else f"{count:,} {thing}s"
 
 
 def _log_bad(source: str, bad: Sequence[BadRow]) -> None:

@@ -143,6 +143,11 @@ def _csv_ready(table: pl.DataFrame) -> pl.DataFrame:
             columns.append(column.bin.encode("base64"))
         elif column.dtype.is_float():
             columns.append(pl.select(pl.when(column.is_finite()).then(column).alias(column.name)).to_series())
+        elif column.dtype == pl.Duration:
+            columns.append(column.dt.to_string("iso"))
+        elif column.dtype == pl.Object:
+            texts = [None if value is None else str(value) for value in column.to_list()]
+            columns.append(pl.Series(column.name, texts, dtype=pl.String))
         else:
             columns.append(column)
     return pl.DataFrame(columns)

@@ -221,7 +221,9 @@ def _tokens_of(table: pl.DataFrame, rows: Int[np.ndarray, " kept"], name: str) -
     counts: list[int] = []
     for row, count in zip(rows.tolist(), tokens, strict=True):
         if count is None or count < 0:
-            raise InputError(f"`{TOKENS}` of row {row} of `{name}` is {count}, not a token count")
+            raise InputError(
+                f"`{TOKENS}` of row {row} of `{name}` is {'null' if count is None else count}, not a token count"
+            )
         counts.append(count)
     return counts
 

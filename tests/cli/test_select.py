@@ -4,13 +4,17 @@ import hashlib
 import io
 import json
 import re
+import signal
+import subprocess
+import time
+from pathlib import Path
 
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
 from pyllm.data.tables import read_table, write_table
-from tests.support.shell import bash, in_terminal, toolkit_path
+from tests.support.shell import bash, environment, in_terminal, toolkit_path
 
 
 def selected(finished):
@@ -323,3 +327,24 @@ def test_a_reader_that_leaves_ends_the_command_by_sigpipe(tmp_path, words):
     finished = bash(script, cwd=tmp_path)
     assert finished.text == "141 0\n"
     assert finished.stderr == ""
+
+
+def test_ctrl_c_ends_a_command_that_waits_for_its_input(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [toolkit_path(), "select", "--top", "1"],
+        cwd=tmp_path,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=environment(),
+    )
+    try:
+        waiting = Path(f"/proc/{process.pid}/wchan")
+        deadline = time.monotonic() + 20
+        while "pipe" not in waiting.read_text() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=20) == 130
+    finally:
+        process.kill()
+        process.communicate()

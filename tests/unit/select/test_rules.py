@@ -171,7 +171,7 @@ def test_token_budget_skips_the_counts_of_rows_it_never_looks_at():
 def test_token_budget_needs_token_counts():
     with pytest.raises(InputError, match=r"column `demo_tokens` is missing from `t\.parquet` \(found `golden_score`\)"):
         select_rows(scores(0.5), Rules(max_tokens=5), name="t.parquet")
-    with pytest.raises(InputError, match="`demo_tokens` of row 1 of `t` is None"):
+    with pytest.raises(InputError, match="`demo_tokens` of row 1 of `t` is null"):
         select_rows(scores(0.5, 0.4, demo_tokens=[1, None]), Rules(max_tokens=5), name="t")
     with pytest.raises(InputError, match="holds String, not whole numbers"):
         select_rows(scores(0.5, demo_tokens=["1"]), Rules(max_tokens=5))
