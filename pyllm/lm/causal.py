@@ -55,6 +55,15 @@ class CausalLM:
         """Number of classes of the head."""
         return int(self.head.shape[0])
 
+    @property
+    def changes_while_reading(self) -> bool:
+        """Whether a forward pass leaves something behind in the model, so that two must not run side by side.
+
+        Rotary embeddings of the kinds `dynamic` and `longrope` keep frequencies that follow the longest position seen.
+        """
+        kinds = [str(getattr(module, "rope_type", "")) for module in self.decoder.modules()]
+        return any("dynamic" in kind or "longrope" in kind for kind in kinds)
+
     def pack_states(
         self, input_ids: Int[Tensor, " packed"], layout: PackLayout, cache: PrefixCache | None = None
     ) -> Float[Tensor, "packed dim"]:

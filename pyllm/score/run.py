@@ -83,7 +83,8 @@ def score(
     with open_ledger(folder, key, fixed_facts(job, len(scored))) as ledger, piecewise(job.device) as at_once:
         lm = _load(job)
         max_batch_tokens = int(ledger.facts["max_batch_tokens"])
-        passes = Passes(ledger, lm, job.candidates, max_batch_tokens, at_once, progress, check)
+        side_by_side = 1 if lm.changes_while_reading else at_once
+        passes = Passes(ledger, lm, job.candidates, max_batch_tokens, side_by_side, progress, check)
         try:
             anchors = _anchors(job, passes)
             answers = AnswerSet(

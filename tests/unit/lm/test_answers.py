@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from transformers import BertConfig, BertLMHeadModel, MambaConfig, MambaForCausalLM
+from transformers import AutoModelForCausalLM, BertConfig, BertLMHeadModel, MambaConfig, MambaForCausalLM
 
 from pyllm.errors import PrerequisiteError
 from pyllm.lm.answers import AnswerSet, AnswerSpan
@@ -63,6 +63,14 @@ def test_low_precision_keeps_the_head_in_float32() -> None:
     assert nats.dtype == torch.float32
     expected = (states.float() @ lm.head.T).log_softmax(-1)[[0, 1, 2], [3, 4, 5]]
     torch.testing.assert_close(nats, expected)
+
+
+def test_models_whose_rotation_follows_the_longest_position_read_alone() -> None:
+    config = CONFIGS["llama"]()
+    config.rope_parameters = {"rope_type": "dynamic", "rope_theta": 10_000.0, "factor": 2.0}
+    changing = causal_lm(AutoModelForCausalLM.from_config(config, attn_implementation="eager"))
+    assert changing.changes_while_reading
+    assert not causal_lm(tiny_model("llama")).changes_while_reading
 
 
 def test_a_bidirectional_model_is_refused() -> None:
