@@ -85,7 +85,7 @@ def more_line(hidden_rows: int) -> str:
 
 def readable(value: object, *, decimals: int = 3) -> str:
     """One cell as one line: no line breaks, and none of the control characters that could steer a terminal."""
-    if value is None:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
         return "-"
     if isinstance(value, float):
         return f"{value:.{decimals}f}" if math.isfinite(value) else str(value)

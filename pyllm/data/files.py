@@ -62,6 +62,10 @@ def read_file(source: str | os.PathLike[str]) -> FileBytes:
         InputError: The source is missing, unreadable, empty, torn, or in no format that is known.
     """
     name = os.fspath(source)
+    if threading.current_thread() is threading.main_thread():
+        # polars installs a SIGINT handler that restarts system calls, so Ctrl-C would wait for the end of a pipe,
+        # be it standard input or one with a name. Python lets only the main thread change signals.
+        signal.siginterrupt(signal.SIGINT, True)
     stored = _read_stdin() if name == "-" else _read_path(name)
     shown = "standard input" if name == "-" else name
     if not stored:
@@ -81,9 +85,6 @@ def _read_stdin() -> bytes:
     if sys.stdin is None or sys.stdin.closed:
         message = "standard input is closed"
         raise InputError(message)
-    if threading.current_thread() is threading.main_thread():
-        # polars installs a SIGINT handler that restarts system calls, so Ctrl-C would wait for the end of the pipe.
-        signal.siginterrupt(signal.SIGINT, True)
     try:
         return sys.stdin.buffer.read()
     except OSError as error:

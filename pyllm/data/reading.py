@@ -176,5 +176,5 @@ def _log_bad(source: str, bad: Sequence[BadRow]) -> None:
     named = "; ".join(row.place for row in bad[:_NAMED_BAD_ROWS])
     more = len(bad) - _NAMED_BAD_ROWS
     _logger.warning(
-        "%s: %s bad rows left out: %s%s", source, f"{len(bad):,}", named, f"; and {more:,} more" if more > 0 else ""
+        "%s: %s left out: %s%s", source, _of(len(bad), "bad row"), named, f"; and {more:,} more" if more > 0 else ""
     )

@@ -151,6 +151,16 @@ def test_an_empty_selection_is_a_table_without_rows(tmp_path, scored_file):
     assert "selected 0 of 6 rows" in finished.stderr
 
 
+def test_rules_that_leave_nothing_are_explained(tmp_path, scored_file):
+    script = "toolkit select scores.parquet --top 2 --at-most 0.5 --out none.parquet"
+    finished = bash(script, cwd=tmp_path)
+    hint = "hint: no row satisfies all rules: each is judged on the whole table\n"
+    assert (finished.code, finished.stderr.count(hint)) == (0, 1), finished.stderr
+    # Nothing to explain where rows were chosen, or none has a score.
+    assert "hint:" not in bash("toolkit select scores.parquet --top 2 --out two.parquet", cwd=tmp_path).stderr
+    assert "hint:" not in bash("toolkit select none.parquet --top 2 --out none.jsonl", cwd=tmp_path).stderr
+
+
 class TestShow:
     def test_best_first_with_no_rule(self, tmp_path, scored_file):
         finished = bash("toolkit select scores.parquet --show", cwd=tmp_path)
@@ -206,6 +216,12 @@ class TestShow:
         write_table(pl.DataFrame({"golden_score": [0.1, 0.7]}), tmp_path / "bare.parquet", format="parquet")
         finished = bash("toolkit select bare.parquet --show", cwd=tmp_path)
         assert [line.split()[:2] for line in finished.text.splitlines()[1:]] == [["1", "0.700"], ["2", "0.100"]]
+
+    def test_what_is_not_a_number_is_shown_as_missing(self, tmp_path):
+        table = pl.DataFrame({"golden_score": [0.7, float("nan")], "mean_gain_nats": [float("nan"), None]})
+        write_table(table, tmp_path / "nan.parquet", format="parquet")
+        lines = bash("toolkit select nan.parquet --show", cwd=tmp_path).text.splitlines()[1:]
+        assert [line.split() for line in lines] == [["1", "0.700", "-", "-", "-"], ["2", "-", "-", "-", "-"]]
 
     def test_chat_rows_show_question_and_last_answer(self, tmp_path):
         chat = [
@@ -329,9 +345,10 @@ def test_a_reader_that_leaves_ends_the_command_by_sigpipe(tmp_path, words):
     assert finished.stderr == ""
 
 
-def test_ctrl_c_ends_a_command_that_waits_for_its_input(tmp_path: Path) -> None:
+@pytest.mark.parametrize("source", ["-", "/dev/stdin"])
+def test_ctrl_c_ends_a_command_that_waits_for_its_input(tmp_path: Path, source: str) -> None:
     process = subprocess.Popen(
-        [toolkit_path(), "select", "--top", "1"],
+        [toolkit_path(), "select", source, "--top", "1"],
         cwd=tmp_path,
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
