@@ -12,10 +12,10 @@ testable := --workspace --exclude pyllm-python
 export PATH := $(CURDIR)/.venv/bin:$(PATH):$(HOME)/.cargo/bin
 export PYO3_PYTHON := $(CURDIR)/$(python)
 
-.PHONY: help setup demo test check bench wheel soak format clean
+.PHONY: help setup demo test check bench bench-full wheel soak format clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
 
 setup: ## make .venv with the editable build; does nothing when nothing changed
 	@scripts/setup.sh
@@ -41,6 +41,13 @@ check: setup ## formatting, lints, types, floors, licences, shell scripts
 bench: setup ## time the hot paths against what a user would pick instead (see benches/README.md)
 	cargo bench --quiet $(testable)
 	for bench in benches/bench_*.py; do $(python) "$$bench"; done
+	scripts/setup-benches.sh
+	$(python) benches/plane/run.py --scale 0.1 --json benches/.data/bench.json
+
+bench-full: setup ## the benches of the data plane with a million rows: about an hour, and 15 GB of disk
+	scripts/setup-benches.sh
+	$(python) benches/plane/run.py --scale 1 --rounds 3 --json benches/.data/bench-full.json
+	$(python) benches/plane/million.py --json benches/.data/million.json
 
 soak: setup ## the long tests: many random kills, many random examples
 	$(python) -m pytest -m soak --hypothesis-profile soak

@@ -13,13 +13,15 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from pyllm.cli import _console, _pipes, runs, score, select
+from pyllm.cli import _console, _pipes, aggregate, anchors, pack, runs, score, select, shard
 from pyllm.errors import PyllmError
 
 EPILOG = """\b
 Examples:
   toolkit score train.jsonl --anchors kmeans:100 --model nano --out scores.parquet
+  toolkit shard data/*.jsonl --out shards
   toolkit select scores.parquet --top 1% --out best.parquet
+  toolkit pack best.parquet --tokenizer nano --length 512 --out packed
   toolkit score train.jsonl --anchors kmeans:100 --model nano | toolkit select --show
 
 \b
@@ -37,7 +39,7 @@ EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 EXIT_READER_GONE = 141
 
-_COMMANDS = ("score", "select", "runs")
+_COMMANDS = ("aggregate", "score", "select", "shard", "runs", "pack", "anchors")
 
 app = typer.Typer(
     name="toolkit",
@@ -49,7 +51,11 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("score", epilog=score.EXAMPLES)(score.score)
+app.command("aggregate", epilog=aggregate.EXAMPLES)(aggregate.aggregate)
+app.command("anchors", epilog=anchors.EXAMPLES)(anchors.anchors)
+app.command("pack", epilog=pack.EXAMPLES)(pack.pack)
 app.command("select", epilog=select.EXAMPLES)(select.select)
+app.command("shard", epilog=shard.EXAMPLES)(shard.shard)
 app.add_typer(runs.app, name="runs")
 
 

@@ -96,6 +96,14 @@ def score(
         Path | None,
         typer.Option(metavar="FILE", help="Write the anchors with their zero-shot sums.", show_default=False),
     ] = None,
+    matrix_out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write the one-shot sums of all pairs as an Arrow file for `toolkit aggregate`.",
+            show_default=False,
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(metavar="S", min=0, max=2**64 - 1, help="Seed of the anchor choice.")] = 0,
     plan: Annotated[bool, typer.Option("--plan", help="Only say what the run would cost; loads no weights.")] = False,
     report: _pipes.ReportOption = None,
@@ -142,7 +150,7 @@ def score(
     if not plan:
         _pipes.output_format(out, table_format)
         _pipes.ensure_writable(out)
-    side = {"--report": report, "--anchors-out": anchors_out, "--bad-rows": bad_rows}
+    side = {"--report": report, "--anchors-out": anchors_out, "--matrix-out": matrix_out, "--bad-rows": bad_rows}
     _pipes.ensure_distinct({"--out": out, **side}, {"the input": origin, "the anchors": anchors})
     for option, path in side.items():
         _pipes.ensure_writable(path, option)
@@ -169,7 +177,7 @@ def score(
     if plan:
         _plan(examples, settings, report, strict=strict, console=console)
         return
-    result = _score(examples, settings, run, per_anchor=per_anchor, strict=strict, console=console)
+    result = _score(examples, settings, run, matrix_out, per_anchor=per_anchor, strict=strict, console=console)
     _pipes.write_report(report, {**_reading_numbers(examples), **result.report})
     if anchors_out is not None:
         _pipes.write_output(result.anchor_table, anchors_out, anchors_format, result.steps)
@@ -188,6 +196,7 @@ def _score(
     examples: "ExampleTable",
     settings: "ScoreSettings",
     run: Path | None,
+    matrix_out: Path | None,
     *,
     per_anchor: bool,
     strict: bool,
@@ -199,7 +208,14 @@ def _score(
     with console.progress() as progress:
         job = prepare(examples, settings, strict=strict, progress=progress)
         try:
-            return score(job, run_folder=run, per_anchor=per_anchor, progress=progress, check=_stop_without_reader)
+            return score(
+                job,
+                run_folder=run,
+                per_anchor=per_anchor,
+                matrix_out=None if matrix_out is None else matrix_out.resolve(),
+                progress=progress,
+                check=_stop_without_reader,
+            )
         except KeyboardInterrupt as interrupt:
             progress.finish()
             raise KeyboardInterrupt(_how_to_go_on(job, run)) from interrupt

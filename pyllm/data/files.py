@@ -21,6 +21,9 @@ from pyllm.errors import InputError
 
 Format = Literal["parquet", "arrow_file", "arrow_stream", "json_array", "json_lines", "csv"]
 
+TEXT_FORMATS = frozenset({"json_array", "json_lines", "csv"})
+"""Formats whose records are text."""
+
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _ARROW_END = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 _UTF8_MARK = b"\xef\xbb\xbf"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from pyllm.data.examples import NO_INPUT_SENTINELS, Example, Message
 
-_HEADINGS = {"system": "System", "user": "Instruction", "assistant": "Response", "tool": "Tool"}
+HEADINGS = {"system": "System", "user": "Instruction", "assistant": "Response", "tool": "Tool"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +63,6 @@ def _conversation(messages: Sequence[Message]) -> Prompt:
     answers = [place for place, message in enumerate(messages) if message.role == "assistant" and message.trained]
     end = answers[-1] if answers else len(messages)
     before = [(message.role, message.content.strip()) for message in messages[:end]]
-    parts = [f"{_HEADINGS.get(role, role.capitalize())}:\n{content}\n" for role, content in before]
+    parts = [f"{HEADINGS.get(role, role.capitalize())}:\n{content}\n" for role, content in before]
     answer = messages[end].content.strip() if answers else ""
     return Prompt("".join(parts) + "Response:\n", answer, tuple(before))

@@ -3,7 +3,10 @@
 Rows keep their order. Rows that cannot be read are left out and named, unless nothing would be left, which refuses
 the file. Tables that we wrote ourselves are known by their ids and keep them, with the sources they name.
 
-Cost: one pass in Python over the rows, columns built beside; memory is a few times the size of the text.
+A column that is kept beside the canonical ones gets the narrowest type that holds every value exactly. Where its
+values share none, the whole column is stored as JSON text, so that nothing is lost or guessed at.
+
+Cost: one pass in Rust (`rust/pyllm-examples`) over bytes in memory; memory is a few times the size of the text.
 """
 
 import json
@@ -17,14 +20,13 @@ from typing import Any, NoReturn
 
 import polars as pl
 
-from pyllm.data.columns import metadata_steps, read_frame
-from pyllm.data.files import FileBytes, read_file
-from pyllm.data.gathering import damaged_records, foreign_table, gather_frame, gather_records
-from pyllm.data.identity import OUR_COLUMNS, own_table
-from pyllm.data.records import TEXT_FORMATS, Record, text_records
+from pyllm._core import ReadRows, read_rows
+from pyllm.data.columns import metadata_steps
+from pyllm.data.examples import quoted
+from pyllm.data.files import read_file
 from pyllm.data.rows import BadRow
 from pyllm.data.shapes import check_shape
-from pyllm.data.tables import frame_of_records, write_bytes_atomically
+from pyllm.data.tables import write_bytes_atomically
 from pyllm.errors import InputError
 
 _logger = logging.getLogger(__name__)
@@ -90,49 +92,33 @@ def read_examples(
     started = time.perf_counter()
     check_shape(shape)
     file = read_file(source)
-    rows = text_records(file) if file.format in TEXT_FORMATS else read_frame(file)
-    if not len(rows):
+    rows = read_rows(file.data, file.format, source=file.source, file_name=file.file_name, shape=shape)
+    if not rows.records:
         message = f"{file.source} holds no rows"
         raise InputError(message)
-    table, bad, shapes = _read_rows(file, rows, shape)
+    bad = [BadRow(file.file_name, *row) for row in rows.bad]
     if bad_rows_path is not None:
         write_bytes_atomically(bad_rows_path, _bad_rows_lines(bad))
     if strict and bad:
         _refuse(file.source, bad)
-    if table is None:
+    if len(bad) == rows.records:
         _refuse_all(file.source, bad)
+    table = pl.read_ipc_stream(rows.ipc)
     duplicates = table.height - table["id"].n_unique()
-    _log(file.source, len(rows), shapes, duplicates, time.perf_counter() - started)
+    shapes = dict(rows.shapes)
+    _log_columns(file.source, rows)
+    _log(file.source, rows.records, shapes, duplicates, time.perf_counter() - started)
     _log_bad(file.source, bad)
     return ExampleTable(
         table=table.unique("id", keep="first", maintain_order=True) if dedup and duplicates else table,
         source=os.fspath(source),
-        rows_read=len(rows),
+        rows_read=rows.records,
         bad_rows=tuple(bad),
         shapes=shapes,
         duplicate_rows=duplicates,
         provenance=metadata_steps(file),
         source_sha256=file.sha256,
     )
-
-
-def _read_rows(
-    file: FileBytes, rows: list[Record] | pl.DataFrame, shape: str
-) -> tuple[pl.DataFrame | None, list[BadRow], dict[str, int]]:
-    if isinstance(rows, pl.DataFrame):
-        own = own_table(rows, file.source)
-        if own is not None:
-            return own, [], {"pyllm": own.height}
-        gathered = gather_frame(rows, file.file_name, shape)
-    else:
-        if any(set(record.value) >= OUR_COLUMNS for record in rows if record.value is not None):
-            own = own_table(frame_of_records(file, rows), file.source)
-            if own is not None:
-                return own, damaged_records(rows, file.file_name), {"pyllm": own.height}
-        gathered = gather_records(rows, file.file_name, shape)
-    if not gathered.ids:
-        return None, gathered.bad, {}
-    return foreign_table(gathered, rows, file.file_name, file.source), gathered.bad, gathered.shapes
 
 
 def _refuse(source: str, bad: Sequence[BadRow]) -> NoReturn:
@@ -157,6 +143,17 @@ def _bad_rows_lines(bad: Sequence[BadRow]) -> bytes:
     names = ("source_file", "row", "line", "field", "reason", "raw")
     lines = (json.dumps({name: getattr(row, name) for name in names}, ensure_ascii=False) for row in bad)
     return "".join(f"{line}\n" for line in lines).encode("utf-8")
+
+
+def _log_columns(source: str, rows: ReadRows) -> None:
+    if rows.marked and not rows.own:
+        _logger.warning("%s: its ids are not the digests of its content, so it is read as a foreign table", source)
+    for name in rows.mixed:
+        _logger.info("column `%s` holds values of different types: kept as JSON text", name)
+    if rows.left_out:
+        _logger.info("%s: the columns of an earlier run are left out: %s", source, quoted(rows.left_out))
+    for name, new_name in rows.renamed:
+        _logger.info("%s: its column `%s` becomes `%s`", source, name, new_name)
 
 
 def _log(source: str, rows: int, shapes: dict[str, int], duplicates: int, seconds: float) -> None:

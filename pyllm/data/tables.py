@@ -15,9 +15,10 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import polars as pl
 
-from pyllm.data.columns import column_of, json_text, metadata_steps, read_frame, with_known_types
-from pyllm.data.files import FileBytes, read_file
-from pyllm.data.records import TEXT_FORMATS, Record, text_records
+from pyllm._core import read_rows
+from pyllm.data.columns import json_text, metadata_steps, read_frame, with_known_types
+from pyllm.data.files import TEXT_FORMATS, read_file
+from pyllm.data.rows import BadRow
 from pyllm.errors import InputError, PrerequisiteError
 from pyllm.provenance import canonical_json
 
@@ -55,32 +56,12 @@ def read_table(source: str | os.PathLike[str]) -> tuple[pl.DataFrame, tuple[dict
     """
     file = read_file(source)
     if file.format in TEXT_FORMATS:
-        records = text_records(file)
-        for record in records:
-            if record.reason is not None:
-                where = f"row {record.row}" + ("" if record.line is None else f" (line {record.line})")
-                message = f"{file.source}: {where}: {record.reason}"
-                raise InputError(message)
-        return with_known_types(frame_of_records(file, records)), ()
+        rows = read_rows(file.data, file.format, source=file.source, file_name=file.file_name, mode="table")
+        if rows.bad:
+            message = f"{file.source}: {BadRow(file.file_name, *rows.bad[0]).place}"
+            raise InputError(message)
+        return with_known_types(pl.read_ipc_stream(rows.ipc)), ()
     return read_frame(file), metadata_steps(file)
-
-
-def frame_of_records(file: FileBytes, records: Sequence[Record]) -> pl.DataFrame:
-    """The good records of a text file as a table, columns in order of first appearance.
-
-    Args:
-        file: Where they come from; a CSV file keeps its columns even without records, and has text only.
-        records: Its records.
-
-    Returns:
-        One row a good record.
-    """
-    rows = [record.value for record in records if record.value is not None]
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    if file.format == "csv":
-        schema = dict.fromkeys(names, pl.String)
-        return pl.DataFrame({name: [row[name] for row in rows] for name in names}, schema=schema)
-    return pl.DataFrame([column_of(name, [row.get(name) for row in rows]) for name in names])
 
 
 def write_table(

@@ -7,7 +7,6 @@ Source: NUGGETS (arXiv 2312.10302), section 3.3, "predefined task set"; where we
 `docs/methods/nuggets.md`.
 """
 
-import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import polars as pl
 from jaxtyping import Float32, Float64, Int
 
 from pyllm import _core
+from pyllm.data import anchors
 from pyllm.data.examples import Example, examples_from_table
 from pyllm.data.framing import Framing, Refused
 from pyllm.data.prompts import Prompt, render_nuggets
@@ -129,13 +129,8 @@ def random_rows(
     """`count` rows drawn without replacement, in input order.
 
     The draw ranks rows by a hash of seed and row id, so it does not depend on the order of the input.
-
     """
-
-    def rank(row: int) -> bytes:
-        return hashlib.sha256(f"{seed}:{examples[row].id}".encode()).digest()
-
-    return np.array(sorted(sorted(eligible.tolist(), key=rank)[:count]), dtype=np.int64)
+    return anchors.random_rows([example.id for example in examples], eligible, count, seed)
 
 
 def kmeans_rows(

@@ -4,14 +4,20 @@ golden score of a row = anchors won / anchors tried; an anchor is won when its o
 zero-shot sum. Source: NUGGETS (arXiv 2312.10302), section 3.2; the published code compares sums, and so do we.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 from jaxtyping import Bool, Float64, Int
 
 from pyllm import _core
+from pyllm.score.aggregate import MatrixWriter
 from pyllm.score.candidates import Candidates
+
+_MATRIX_ROWS = 4096  # rows that are gathered at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +86,13 @@ class Aggregator:
 
 
 def score_columns(
-    scores: Scores, candidates: Candidates, zero_shot_nats: Float64[np.ndarray, " anchors"]
+    scores: Scores,
+    candidates: Candidates,
+    zero_shot_nats: Float64[np.ndarray, " anchors"],
+    *,
+    per_anchor: bool = True,
 ) -> list[pl.Series]:
-    """The score columns, one value for each row of the input."""
+    """The score columns, one value for each row of the input; those of each anchor only if the pairs were kept."""
     rows = candidates.prompt_of_row
     tried = scores.anchors_scored[rows]
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -95,11 +105,34 @@ def score_columns(
         pl.Series("demo_tokens", candidates.demo_tokens[rows], dtype=pl.UInt32),
         pl.Series("answer_tokens", candidates.answer_tokens[rows], dtype=pl.UInt32),
     ]
-    if scores.one_shot_nats is not None and scores.left_out is not None:
+    if per_anchor and scores.one_shot_nats is not None and scores.left_out is not None:
         sums, left_out = scores.one_shot_nats[rows], scores.left_out[rows]
         columns.append(_lists("anchor_wins", sums > zero_shot_nats, left_out))
         columns.append(_lists("one_shot_nats", sums, left_out))
     return columns
+
+
+def write_score_matrix(
+    path: Path,
+    scores: Scores,
+    candidates: Candidates,
+    *,
+    ids: Sequence[str],
+    anchors: Sequence[object],
+    steps: Sequence[dict[str, Any]],
+) -> None:
+    """Write the kept pairs as a matrix file, a row for each row of the input.
+
+    Raises:
+        PrerequisiteError: The file cannot be written.
+    """
+    if scores.one_shot_nats is None or scores.left_out is None:
+        return
+    writer = MatrixWriter(path, anchors, dtype="float64", steps=steps)
+    for first in range(0, len(ids), _MATRIX_ROWS):
+        rows = candidates.prompt_of_row[first : first + _MATRIX_ROWS]
+        writer.write(ids[first : first + _MATRIX_ROWS], scores.one_shot_nats[rows], scores.left_out[rows])
+    writer.finish()
 
 
 def _lists(name: str, values: np.ndarray, left_out: Bool[np.ndarray, "rows anchors"]) -> pl.Series:

@@ -27,7 +27,7 @@ from pyllm.lm.workers import Check, piecewise
 from pyllm.progress import Progress, no_progress
 from pyllm.provenance import step
 from pyllm.score.anchors import Anchors, eligible_rows, kmeans_rows, random_rows
-from pyllm.score.golden import Aggregator, Scores, score_columns
+from pyllm.score.golden import Aggregator, Scores, score_columns, write_score_matrix
 from pyllm.score.job import Job, default_run_folder, fixed_facts, ids_sha256, run_key
 from pyllm.score.ledger import Ledger, open_ledger, unit_name
 from pyllm.score.passes import Passes
@@ -57,6 +57,7 @@ def score(
     *,
     run_folder: Path | None = None,
     per_anchor: bool = False,
+    matrix_out: Path | None = None,
     progress: Progress = no_progress,
     check: Check = lambda: None,
 ) -> ScoreResult:
@@ -67,6 +68,7 @@ def score(
         run_folder: Where the ledger is kept; None derives a folder under the user's cache from everything that
             decides the numbers.
         per_anchor: Add the columns `anchor_wins` and `one_shot_nats`.
+        matrix_out: Write the one-shot sums of all pairs to this matrix file (`docs/formats.md`).
         progress: Listener.
         check: Called between rows; may raise to stop.
 
@@ -102,13 +104,17 @@ def score(
                 f"out of memory on `{lm.device}`: what is done is kept in {folder}",
                 hint=f"give --max-batch-tokens below {max_batch_tokens}",
             ) from error
-        scores = _aggregate(job, ledger, anchors, zero, winnable=winnable, scored=scored, keep_pairs=per_anchor)
-    table = job.examples.table.with_columns(score_columns(scores, job.candidates, zero))
+        keep_pairs = per_anchor or matrix_out is not None
+        scores = _aggregate(job, ledger, anchors, zero, winnable=winnable, scored=scored, keep_pairs=keep_pairs)
+    table = job.examples.table.with_columns(score_columns(scores, job.candidates, zero, per_anchor=per_anchor))
     facts = _facts(job, anchors, scores, winnable, room) | {"anchors_sha256": ids_sha256(anchors.table)}
     cost = {"model_tokens": tokens, "seconds": round(time.monotonic() - began, 3), "run_folder": str(folder)}
     fixed = {name: ledger.facts[name] for name in ("max_batch_tokens", "unit_rows")}
     report = {"command": "score", **facts, **_distribution(table), **fixed, **cost, "key": key}
     steps = (*job.examples.provenance, step("score", **facts, key=key))
+    if matrix_out is not None:
+        ids, names = table["id"].to_list(), anchors.table["id"].to_list()
+        write_score_matrix(matrix_out, scores, job.candidates, ids=ids, anchors=names, steps=steps)
     return ScoreResult(table, steps, anchors.table_with(zero, winnable), report)
 
 

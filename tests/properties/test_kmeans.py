@@ -32,6 +32,7 @@ def _bytes(result: _core.KMeansResult) -> tuple[bytes, ...]:
     arrays = (
         result.centroids,
         result.labels,
+        result.squared_distances,
         result.cluster_sizes,
         result.nearest_rows,
         result.nearest_distances,
@@ -142,8 +143,82 @@ def test_rows_without_columns_or_in_another_order_are_refused() -> None:
     for data in (np.zeros((4, 3), dtype=np.float32, order="F"), np.zeros((8, 3), dtype=np.float32)[::2]):
         with pytest.raises(InputError, match=r"array `data` is not C-contiguous"):
             _core.kmeans(data, 1, seed=0)
-    with pytest.raises(TypeError):
-        _core.kmeans(np.zeros((4, 3)), 1, seed=0)  # type: ignore[arg-type]
+    for data, found in ((np.zeros((4, 3)), "2-dimensional float64"), (np.zeros(4, dtype=np.float32), "1-dimensional")):
+        with pytest.raises(InputError, match=rf"array `data` is {found}.*, but 2-dimensional float32 or float16"):
+            _core.kmeans(data, 1, seed=0)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"array `data` is list, but"):
+        _core.kmeans([[1.0]], 1, seed=0)  # type: ignore[arg-type]
+
+
+@given(_problem(), st.integers(0, 9))
+def test_half_precision_gives_what_the_same_numbers_give_in_single(problem: tuple[np.ndarray, int], seed: int) -> None:
+    data, k = problem
+    half = np.clip(data, -6e4, 6e4).astype(np.float16)
+    assert _bytes(_core.kmeans(half, k, seed=seed)) == _bytes(_core.kmeans(half.astype(np.float32), k, seed=seed))
+
+
+@given(_problem(), st.integers(0, 9))
+def test_chosen_rows_give_what_a_matrix_of_them_gives(problem: tuple[np.ndarray, int], seed: int) -> None:
+    data, k = problem
+    between = np.repeat(data, 2, axis=0)
+    between[1::2] = np.nan
+    chosen = np.arange(0, 2 * len(data), 2, dtype=np.uint32)
+    assert _bytes(_core.kmeans(between, k, seed=seed, rows=chosen)) == _bytes(_core.kmeans(data, k, seed=seed))
+
+
+def test_a_chosen_row_that_is_bad_or_missing_is_named() -> None:
+    data = np.zeros((5, 2), dtype=np.float32)
+    data[3, 1] = np.inf
+    with pytest.raises(InputError, match=r"row 3 is not finite: column 1 is inf"):
+        _core.kmeans(data, 1, seed=0, rows=np.array([0, 3], dtype=np.uint32))
+    with pytest.raises(InputError, match=r"row 5 was chosen, but there are only 5 rows"):
+        _core.kmeans(data, 1, seed=0, rows=np.array([0, 5], dtype=np.uint32))
+
+
+@given(_problem(), st.integers(0, 3))
+def test_given_centroids_are_where_it_begins(problem: tuple[np.ndarray, int], max_iterations: int) -> None:
+    data, k = problem
+    centroids = data[:k].copy()
+    result = _core.kmeans(data, k, seed=0, initial_centroids=centroids, max_iterations=max_iterations, tolerance=0.0)
+    if max_iterations == 0:
+        assert result.centroids.tobytes() == centroids.tobytes()
+    else:
+        start = _core.kmeans(data, k, seed=5, initial_centroids=centroids, max_iterations=0)
+        spread = 1e-6 * float((data.astype(np.float64) ** 2).sum())
+        assert result.inertia <= start.inertia + spread
+    measured = [
+        oracles.squared_distance(row, result.centroids[label]) for row, label in zip(data, result.labels, strict=True)
+    ]
+    assert result.squared_distances == pytest.approx(measured, rel=1e-12)
+
+
+def test_given_centroids_that_do_not_fit_are_refused() -> None:
+    data = np.zeros((4, 3), dtype=np.float32)
+    with pytest.raises(InputError, match=r"6 values do not make 3 initial centroids of 3 columns"):
+        _core.kmeans(data, 3, seed=0, initial_centroids=data[:2])
+    bad = data[:2].copy()
+    bad[1, 2] = np.nan
+    with pytest.raises(InputError, match=r"initial centroid 1 is not finite: column 2 is NaN"):
+        _core.kmeans(data, 2, seed=0, initial_centroids=bad)
+
+
+def test_pruned_rounds_label_as_distances_do() -> None:
+    """Large enough that bounds rule centroids out: near the origin, far from it, and in half precision."""
+    random = np.random.default_rng(9)
+    centres = random.normal(size=(60, 6)) @ random.normal(size=(6, 64))
+    data = (centres[random.integers(0, 60, 60_000)] + 0.3 * random.normal(size=(60_000, 64))).astype(np.float32)
+    for rows in (data, data + np.float32(100), data.astype(np.float16)):
+        result = _core.kmeans(rows, 60, seed=1, max_iterations=3, tolerance=0.0)
+        wide, centroids = rows.astype(np.float64), result.centroids.astype(np.float64)
+        squared = (wide**2).sum(1)[:, None] - 2 * wide @ centroids.T + (centroids**2).sum(1)
+        best = np.sort(squared, axis=1)[:, :2]
+        clear = best[:, 1] - best[:, 0] > 1e-8
+        assert clear.mean() > 0.99
+        assert (squared.argmin(axis=1) == result.labels)[clear].all()
+        assert result.inertia == pytest.approx(best[:, 0].sum(), rel=1e-9)
+        for column, (row, distance) in enumerate(zip(result.nearest_rows, result.nearest_distances, strict=True)):
+            assert distance**2 == pytest.approx(squared[:, column].min(), rel=1e-6, abs=1e-6)
+            squared[row] = np.inf  # no later centroid may have it
 
 
 def test_ctrl_c_is_answered_while_the_work_runs() -> None:

@@ -4,10 +4,16 @@
 //! its zero-shot sum. The golden score of a row is the share of the anchors tried that it wins. Source: NUGGETS
 //! (arXiv 2312.10302), section 3.2; the published code compares sums, and so do we.
 //!
-//! One pass over `rows x anchors` pairs, in blocks of whole rows. A row is always added up in anchor order by one
-//! thread, and blocks are joined in row order, so the result has the same bits for any number of threads.
+//! One pass over `rows x anchors` pairs, in blocks of whole rows. A row is always added up by one thread and in one
+//! order ([`LANES`]), and blocks are joined in row order, so the result has the same bits for any number of threads.
+
+mod lanes;
+mod ranking;
 
 use rayon::prelude::*;
+
+pub use lanes::{Baseline, LANES, Nats, RowTally};
+pub use ranking::{BestRows, Place, golden_score};
 
 /// Pairs in a block: large enough that handing a block to a thread costs nothing beside working on it.
 pub const BLOCK_PAIRS: usize = 1 << 16;
@@ -67,35 +73,14 @@ impl GoldenScores {
         self
     }
 
-    fn push(&mut self, row: &RowTally) {
+    /// Appends one row.
+    pub fn push(&mut self, row: &RowTally) {
         self.wins.push(row.wins);
         self.anchors_scored.push(row.scored);
         let numbers = row.scored - row.not_numbers;
         // 0 / 0 is the NaN that stands for "nothing was tried".
         self.mean_gain_nats.push(row.gain_nats / f64::from(numbers));
         self.nan_pairs += u64::from(row.not_numbers);
-    }
-}
-
-/// Sums over the pairs of one row.
-#[derive(Default)]
-struct RowTally {
-    wins: u32,
-    scored: u32,
-    not_numbers: u32,
-    gain_nats: f64,
-}
-
-impl RowTally {
-    fn add(&mut self, one_shot_nats: f64, zero_shot_nats: f64) {
-        let gain_nats = one_shot_nats - zero_shot_nats;
-        self.scored += 1;
-        if gain_nats.is_nan() {
-            self.not_numbers += 1;
-        } else {
-            self.gain_nats += gain_nats;
-            self.wins += u32::from(one_shot_nats > zero_shot_nats);
-        }
     }
 }
 
@@ -122,13 +107,14 @@ pub fn golden_scores(
 ) -> Result<GoldenScores, GoldenError> {
     let anchors = zero_shot_nats.len();
     check(rows, anchors, one_shot_nats.len(), left_out.map(<[bool]>::len))?;
+    let baseline = Baseline::new(zero_shot_nats)?;
     let block_rows = (BLOCK_PAIRS / anchors.max(1)).max(1);
     let block = |index: usize| {
         let first = index * block_rows;
         let last = rows.min(first + block_rows);
         let pairs = first * anchors..last * anchors;
         let left_out = left_out.map(|mask| &mask[pairs.clone()]);
-        score_block(last - first, &one_shot_nats[pairs], zero_shot_nats, left_out)
+        score_block(last - first, &one_shot_nats[pairs], &baseline, left_out)
     };
     let blocks = rows.div_ceil(block_rows);
     if blocks <= 1 {
@@ -152,23 +138,22 @@ fn check(rows: usize, anchors: usize, one_shot: usize, left_out: Option<usize>) 
     }
 }
 
-fn score_block(rows: usize, one_shot_nats: &[f64], zero_shot_nats: &[f64], left_out: Option<&[bool]>) -> GoldenScores {
-    let anchors = zero_shot_nats.len();
+fn score_block(
+    rows: usize,
+    one_shot_nats: &[f64],
+    baseline: &Baseline<f64>,
+    left_out: Option<&[bool]>,
+) -> GoldenScores {
+    let anchors = baseline.anchors();
     let mut scores = GoldenScores::default();
-    for row in 0..rows {
-        let pairs = row * anchors..(row + 1) * anchors;
-        let sums = one_shot_nats[pairs.clone()].iter().zip(zero_shot_nats);
-        let mut tally = RowTally::default();
-        if let Some(mask) = left_out {
-            for ((&one, &zero), _) in sums.zip(&mask[pairs]).filter(|(_, out)| !**out) {
-                tally.add(one, zero);
-            }
-        } else {
-            for (&one, &zero) in sums {
-                tally.add(one, zero);
-            }
+    if anchors == 0 {
+        (0..rows).for_each(|_| scores.push(&RowTally::default()));
+    } else if let Some(mask) = left_out {
+        for (row, mask) in one_shot_nats.chunks_exact(anchors).zip(mask.chunks_exact(anchors)) {
+            scores.push(&baseline.tally_row_without(row, |anchor| mask[anchor]));
         }
-        scores.push(&tally);
+    } else {
+        baseline.score_rows(one_shot_nats, &mut scores);
     }
     scores
 }

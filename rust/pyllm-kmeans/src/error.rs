@@ -41,6 +41,34 @@ pub enum KmeansError {
         /// What stands there.
         value: f32,
     },
+    /// A row was chosen that is not there.
+    #[error("row {row} was chosen, but there are only {rows} rows")]
+    NoSuchRow {
+        /// The row, counted from 0.
+        row: u32,
+        /// Rows given.
+        rows: usize,
+    },
+    /// Initial centroids do not fit the rows or `k`.
+    #[error("{values} values do not make {k} initial centroids of {dim} columns")]
+    InitialShape {
+        /// Values given.
+        values: usize,
+        /// Clusters wanted.
+        k: usize,
+        /// Columns of a row.
+        dim: usize,
+    },
+    /// A coordinate of an initial centroid is NaN or infinite.
+    #[error("initial centroid {centroid} is not finite: column {column} is {value}")]
+    InitialNotFinite {
+        /// First such centroid, counted from 0.
+        centroid: usize,
+        /// First such column in it, counted from 0.
+        column: usize,
+        /// What stands there.
+        value: f32,
+    },
     /// The caller asked for the end.
     #[error("interrupted")]
     Interrupted,

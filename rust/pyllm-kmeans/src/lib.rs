@@ -5,34 +5,54 @@
 //! lies farthest from its own.
 //!
 //! **Invariant:** a label is the argument of the least squared distance as [`squared_distance`] computes it, directly
-//! and in `f64`; ties go to the lowest index. Fast `f32` dot products only rule centroids out, by a proven bound on
-//! their error, so a faster kernel changes no result.
+//! and in `f64`; ties go to the lowest index. Fast `f32` scores only rule centroids out, by a proven bound on their
+//! error, so a faster kernel, another instruction set or more pruning changes no result.
 //!
 //! **Invariant:** the result has the same bits for any number of threads. Nothing is added up across threads: a row is
-//! measured by one thread, and a coordinate of the centroids is summed by one thread, in row order.
+//! measured by one thread, and a cluster is summed by one thread, in row order.
 //!
-//! A round costs `rows x k x dim` multiplications and `rows + k x dim` numbers of memory beside the rows.
+//! A round costs at most `rows x k x dim` multiplications, and where the centroids lie near a subspace of few dimensions a
+//! fraction of that. Beside the rows it takes 16 bytes a row and up to 202 for the coordinates that prune.
 
+#![expect(clippy::inline_always, reason = "only what is inlined is compiled for the instruction set; see `simd`")]
+#![expect(clippy::needless_range_loop, reason = "lanes are counted, so that loops over them have a known length")]
+
+mod assign;
+mod centroids;
+mod choice;
 mod distance;
 mod error;
 mod lloyd;
+mod means;
 mod nearest;
+mod panels;
 mod points;
+mod projection;
 mod random;
 mod seeding;
+mod simd;
 
 pub use distance::squared_distance;
 pub use error::KmeansError;
 pub use points::Points;
 
+use assign::Rows;
+use centroids::Centroids;
 use lloyd::Clusters;
 use random::Random;
+use simd::Isa;
 
 /// Rows per cluster in the sample that seeds the centroids, unless `sample_rows` says otherwise.
 pub const SAMPLE_ROWS_PER_CLUSTER: usize = 256;
 
 /// The sample has at least so many rows, unless `sample_rows` says otherwise.
 pub const MIN_SAMPLE_ROWS: usize = 50_000;
+
+/// The seeds are drawn from so many rows of the sample per cluster: more cost more and give no better end.
+const SEED_ROWS_PER_CLUSTER: usize = 32;
+
+/// The seeds are drawn from at least so many rows.
+const MIN_SEED_ROWS: usize = 8_192;
 
 /// How to cluster.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -53,7 +73,7 @@ impl Settings {
     /// The usual rounds, tolerance and sample for `k` clusters.
     #[must_use]
     pub fn new(k: usize, seed: u64) -> Self {
-        Self { k, seed, max_iterations: 100, tolerance: 1e-4, sample_rows: 0 }
+        Self { k, seed, max_iterations: 100, tolerance: 1e-3, sample_rows: 0 }
     }
 
     fn check(&self, rows: usize) -> Result<(), KmeansError> {
@@ -85,6 +105,8 @@ pub struct Clustering {
     pub centroids: Vec<f32>,
     /// The nearest centroid of each row; ties go to the lowest.
     pub labels: Vec<u32>,
+    /// Squared Euclidean distance of each row to its centroid.
+    pub squared_distances: Vec<f64>,
     /// Rows of each cluster; 0 only where rows are too few or too equal to fill it, or the rounds ran out.
     pub cluster_sizes: Vec<u64>,
     /// The row nearest each centroid, no row twice: one that an earlier centroid has is passed over.
@@ -119,31 +141,79 @@ pub fn kmeans(
     interrupted: &(dyn Fn() -> bool + Sync),
 ) -> Result<Clustering, KmeansError> {
     settings.check(points.rows())?;
-    points.check_finite()?;
+    let norms = points.norms(interrupted)?;
+    let rows = Rows { points, norms: &norms, interrupted };
+    let centroids = seeded(Isa::best(), rows, settings)?;
+    clustered(Isa::best(), rows, centroids, settings)
+}
+
+/// Clusters rows from given centroids, `k x dim` coordinates: no seeds are drawn and no sample is taken.
+///
+/// # Errors
+/// As [`kmeans`]; or the centroids are not `k`, or not finite.
+pub fn kmeans_from(
+    points: Points<'_>,
+    centroids: &[f32],
+    settings: &Settings,
+    interrupted: &(dyn Fn() -> bool + Sync),
+) -> Result<Clustering, KmeansError> {
+    settings.check(points.rows())?;
+    if Some(centroids.len()) != settings.k.checked_mul(points.dim()) {
+        return Err(KmeansError::InitialShape { values: centroids.len(), k: settings.k, dim: points.dim() });
+    }
+    if let Some(at) = centroids.iter().position(|value| !value.is_finite()) {
+        let (centroid, column) = (at / points.dim(), at % points.dim());
+        return Err(KmeansError::InitialNotFinite { centroid, column, value: centroids[at] });
+    }
+    let norms = points.norms(interrupted)?;
+    let rows = Rows { points, norms: &norms, interrupted };
+    clustered(Isa::best(), rows, centroids.to_vec(), settings)
+}
+
+/// Centroids to begin with: k-means++ on few rows, and rounds over more and more of the sample.
+fn seeded(isa: Isa, rows: Rows<'_>, settings: &Settings) -> Result<Vec<f32>, KmeansError> {
     let mut random = Random::new(settings.seed);
-    let sample_rows = settings.rows_in_sample(points.rows());
-    let centroids = if sample_rows < points.rows() {
-        let copy = points.copy_rows(&random.distinct_ascending(points.rows(), sample_rows));
-        let sample = Points::new(&copy, points.dim())?;
-        let seeds = seeding::plus_plus(sample, settings.k, &mut random, interrupted)?;
-        let to_the_end = Settings { tolerance: 0.0, ..*settings };
-        lloyd::run(sample, seeds, &to_the_end, interrupted)?.centroids
-    } else {
-        seeding::plus_plus(points, settings.k, &mut random, interrupted)?
-    };
-    let Clusters { centroids, labels, squared, iterations } = lloyd::run(points, centroids, settings, interrupted)?;
-    let nearest = nearest::distinct_rows(points, &centroids, interrupted)?;
+    let count = rows.points.rows();
+    let in_sample = settings.rows_in_sample(count);
+    let of_seeds = settings.k.saturating_mul(SEED_ROWS_PER_CLUSTER).max(MIN_SEED_ROWS).min(in_sample);
+    let mut draw = |limit: usize, count: usize| random.distinct_ascending(limit, count);
+    let sample = draw(count, in_sample);
+    let few: Vec<usize> = draw(in_sample, of_seeds).into_iter().map(|at| sample[at]).collect();
+    let mut centroids = Vec::new();
+    for (chosen, tolerance) in [(few, 1e-2), (sample, 1e-3)] {
+        let numbers = rows.points.numbers(&chosen);
+        let norms: Vec<f32> = chosen.iter().map(|&row| rows.norms[row]).collect();
+        let part = Rows { points: rows.points.only(&numbers), norms: &norms, ..rows };
+        if centroids.is_empty() {
+            centroids = seeding::plus_plus(isa, part, settings.k, &mut random)?;
+        }
+        // Rounds over all rows follow anyway.
+        if chosen.len() < count {
+            let settings = Settings { tolerance: settings.tolerance.max(tolerance), ..*settings };
+            centroids = lloyd::run(isa, part, centroids, &settings)?.centroids;
+        }
+    }
+    Ok(centroids)
+}
+
+/// Rounds over all rows, and what they come to.
+fn clustered(isa: Isa, rows: Rows<'_>, centroids: Vec<f32>, settings: &Settings) -> Result<Clustering, KmeansError> {
+    let Clusters { centroids, labels, iterations, projection } = lloyd::run(isa, rows, centroids, settings)?;
+    let squared = lloyd::squared_distances(rows, &centroids, &labels)?;
+    let prepared = Centroids::new(isa, &centroids, rows.points.dim());
+    let nearest = nearest::distinct_rows(rows, &prepared, projection.as_ref(), &labels, &squared)?;
     let mut cluster_sizes = vec![0; settings.k];
     for &label in &labels {
         cluster_sizes[label as usize] += 1;
     }
     Ok(Clustering {
-        centroids,
         labels,
         cluster_sizes,
         nearest_rows: nearest.iter().map(|found| found.row as u64).collect(),
         nearest_distances: nearest.iter().map(|found| found.squared.sqrt()).collect(),
         inertia: squared.iter().sum(),
+        squared_distances: squared,
         iterations,
+        centroids,
     })
 }

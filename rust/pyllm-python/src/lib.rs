@@ -4,8 +4,12 @@
 //! Errors become the classes of `pyllm.errors`; Ctrl-C is answered while the work runs.
 
 mod error;
+mod examples;
 mod golden;
 mod kmeans;
+mod logprobs;
+mod pack;
+mod shard;
 mod work;
 
 /// The exact, CPU-bound work of pyllm.
@@ -14,10 +18,22 @@ mod _core {
     use pyo3::prelude::*;
 
     #[pymodule_export]
+    use crate::examples::{ReadRows, read_rows};
+
+    #[pymodule_export]
     use crate::golden::{GoldenScores, golden_scores};
 
     #[pymodule_export]
     use crate::kmeans::{KMeansResult, kmeans};
+
+    #[pymodule_export]
+    use crate::pack::{PackSummary, Packer, Packing, RowTokenizer, pack_best_fit};
+
+    #[pymodule_export]
+    use crate::shard::{ShardSummary, shard};
+
+    #[pymodule_export]
+    use crate::logprobs::{AggregateSummary, MatrixWriter, aggregate_logprobs, logprobs_metadata, read_zero_shot};
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {

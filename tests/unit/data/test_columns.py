@@ -8,7 +8,8 @@ from typing import Any
 import polars as pl
 import pytest
 
-from pyllm.data.columns import column_of, json_text
+from pyllm.data.columns import json_text
+from tests.support.slow_reader.columns import column_of
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from pyllm.data.files import read_file
-from pyllm.data.records import MAX_NESTING, Record, text_records
 from pyllm.errors import InputError
+from tests.support.slow_reader.records import MAX_NESTING, Record, text_records
 
 
 def records_of(tmp_path: Path, data: bytes | str, name: str = "in.jsonl") -> list[Record]:

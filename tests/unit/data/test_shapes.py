@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 
-from pyllm.data.rows import BadFieldError
-from pyllm.data.shapes import SHAPES, ShapeReader
+from pyllm.data.shapes import SHAPES
 from pyllm.errors import SettingError
+from tests.support.slow_reader.rows import BadFieldError
+from tests.support.slow_reader.shapes import ShapeReader
 
 FIELD_ROWS: list[tuple[str, dict[str, Any], tuple[str, str | None, str | None], set[str]]] = [
     ("alpaca", {"instruction": "i", "input": "n", "output": "o"}, ("i", "n", "o"), {"instruction", "input", "output"}),

@@ -13,9 +13,6 @@ from typing import Any, NamedTuple, NoReturn
 from pyllm.data.files import FileBytes
 from pyllm.errors import InputError
 
-TEXT_FORMATS = frozenset({"json_array", "json_lines", "csv"})
-"""Formats whose records are text."""
-
 MAX_NESTING = 64
 """A record nested deeper than this is bad."""
 
@@ -109,21 +106,14 @@ def _json_line(raw: bytes) -> tuple[dict[str, Any] | None, str | None]:
 
 
 def _json_array(source: str, text: str) -> list[Record]:
-    may_hold_surrogates = _SURROGATE_ESCAPE.search(text) is not None
-    try:
-        values = _DECODER.decode(text)
-    except (ValueError, RecursionError):
-        # Slower, but says which element it is, and passes over those that are sound JSON and still cannot be kept.
-        return list(_walk_array(source, text))
-    return [
-        Record(row, None, *_checked(value, may_hold_surrogates=may_hold_surrogates), None)
-        for row, value in enumerate(values)
-    ]
+    return list(_walk_array(source, text))
 
 
 def _walk_array(source: str, text: str) -> Iterator[Record]:
     place = _after_blanks(text, text.index("[") + 1)
     row = 0
+    if text[place : place + 1] == "]" and _after_blanks(text, place + 1) != len(text):
+        _refuse_array(source, text, row, place + 1, "text follows the end of the array")
     while text[place : place + 1] != "]":
         value, reason, end = _array_element(source, text, row, place)
         if reason is None:

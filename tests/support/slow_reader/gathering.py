@@ -11,13 +11,15 @@ from typing import Any
 
 import polars as pl
 
-from pyllm.data.columns import column_of, json_text
-from pyllm.data.conversations import Turn
+from pyllm.data.columns import json_text
 from pyllm.data.examples import CANONICAL_COLUMNS, CANONICAL_SCHEMA, SCORE_COLUMNS, content_id, quoted
-from pyllm.data.records import Record
-from pyllm.data.rows import BadFieldError, BadRow
-from pyllm.data.shapes import KNOWN_KEYS, Content, ShapeReader
+from pyllm.data.rows import BadRow
 from pyllm.errors import InputError
+from tests.support.slow_reader.columns import column_of
+from tests.support.slow_reader.conversations import Turn
+from tests.support.slow_reader.records import Record
+from tests.support.slow_reader.rows import BadFieldError
+from tests.support.slow_reader.shapes import KNOWN_KEYS, Content, ShapeReader
 
 _logger = logging.getLogger(__name__)
 

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from pyllm.data.columns import json_text
-from pyllm.data.records import described
-from pyllm.data.rows import BadFieldError, text_of
+from tests.support.slow_reader.records import described
+from tests.support.slow_reader.rows import BadFieldError, text_of
 
 Turn = tuple[str, str, bool]
 
