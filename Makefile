@@ -44,7 +44,7 @@ bench: setup ## time the hot paths against what a user would pick instead (see b
 	scripts/setup-benches.sh
 	$(python) benches/plane/run.py --scale 0.1 --json benches/.data/bench.json
 
-bench-full: setup ## the benches of the data plane with a million rows: about an hour, and 15 GB of disk
+bench-full: setup ## the benches of the data plane with a million rows: about an hour, and 10 GB of disk
 	scripts/setup-benches.sh
 	$(python) benches/plane/run.py --scale 1 --rounds 3 --json benches/.data/bench-full.json
 	$(python) benches/plane/million.py --json benches/.data/million.json

@@ -105,8 +105,7 @@ def pack(
     left out. The same inputs and settings give the same bytes.
     """
     console = open_console(quiet=quiet, verbose=verbose)
-    named: list[str | None] = [*(sources or [None])]
-    origins = [_pipes.input_argument(source) for source in named]
+    origins = [_pipes.input_argument(source) for source in sources] if sources else [_pipes.input_argument(None)]
     _pipes.ensure_distinct({"--report": report}, {f"the input {origin}": origin for origin in origins})
     _pipes.ensure_writable(report, "--report")
 

@@ -116,7 +116,7 @@ def shard(
     console = open_console(quiet=quiet, verbose=verbose)
     if rows_per_shard is not None and shards is not None:
         raise SettingError("`--rows-per-shard` and `--shards` contradict each other", hint="give one of them")
-    origins = [_pipes.input_argument(source) for source in sources or [None]]
+    origins = [_pipes.input_argument(source) for source in sources] if sources else [_pipes.input_argument(None)]
     named = {f"the input {origin}": origin for origin in origins}
     _pipes.ensure_distinct({"--report": report, "--bad-rows": bad_rows}, named)
     _pipes.ensure_writable(report, "--report")

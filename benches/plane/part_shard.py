@@ -8,7 +8,7 @@ from harness import ROOT, Contestant, Part, Ratio, Results, Setting, run_once
 TOOLKIT = str(ROOT / ".venv" / "bin" / "toolkit")
 SHARDS = 16
 PAIR = "toolkit, two runs of one thread"
-SMALL = ("toolkit 200k", "duckdb 200k")
+SMALL = ("toolkit, a fifth", "duckdb, a fifth")
 
 
 def head_of(source: Path, rows: int) -> Path:
@@ -50,7 +50,7 @@ class Contest:
 
     def duckdb(self, compression: str, *, small: bool = False) -> Contestant:
         """Duckdb's COPY."""
-        name = "duckdb 200k" if small else f"duckdb {compression}"
+        name = "duckdb, a fifth" if small else f"duckdb {compression}"
         source = self.small if small else self.source
         command = self.setting.peer("shard_duckdb.py", source, self.folder(name), compression, self.setting.threads)
         return Contestant(name, [command], outputs=[self.folder(name)])
@@ -85,7 +85,7 @@ def part(setting: Setting) -> Part:
         contest.datasets(),
         contest.toolkit("toolkit zstd:1 one thread", threads=1),
         contest.toolkit(PAIR, threads=1, copies=2),
-        contest.toolkit("toolkit 200k", small=True),
+        contest.toolkit("toolkit, a fifth", small=True),
         contest.duckdb("zstd:1", small=True),
     ]
     whole = "process_cpu_seconds"

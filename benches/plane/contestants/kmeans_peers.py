@@ -88,7 +88,7 @@ def main() -> None:
     centroids = data[start_rows(len(data), k)]
     ways[name](data[: 2 * k], centroids, 1)
     timed_iterations(
-        lambda iterations: ways[name](data, centroids, iterations),
+        lambda iterations: (ways[name](data, centroids, iterations), iterations),
         lambda reached: {"inertia": inertia(data, np.asarray(reached, np.float32))},
         iterations,
     )

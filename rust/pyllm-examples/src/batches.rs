@@ -93,7 +93,7 @@ fn plain_type(found: &DataType) -> DataType {
 
 /// Reads a batch that is [`plain`].
 pub(crate) fn read(mode: Mode, batch: &RecordBatch) -> Rows<'_> {
-    let mut rows = Rows::new(mode);
+    let mut rows = Rows::new(mode, 0);
     let names: Vec<&str> = batch.schema_ref().fields().iter().map(|field| field.name().as_str()).collect();
     let is_read = |name: &str| match mode {
         Mode::Examples(_) => is_known(name),

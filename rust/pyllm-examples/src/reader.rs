@@ -66,7 +66,7 @@ impl Reader {
     /// The rows of a block of text that a [`crate::Cutter`] cut; `header` is the cutter's.
     #[must_use]
     pub fn text<'a>(&self, format: TextFormat, header: &[String], block: &'a [u8]) -> Rows<'a> {
-        let mut rows = Rows::new(self.mode);
+        let mut rows = Rows::new(self.mode, block.len());
         let mut plans = Plans::new(self.mode, Vec::new());
         match (format, std::str::from_utf8(block)) {
             (TextFormat::JsonLines, whole) => json_lines(&mut rows, &mut plans, block, whole.ok()),

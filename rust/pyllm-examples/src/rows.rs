@@ -10,6 +10,9 @@ use crate::own;
 use crate::plan::{How, Mode, Plan, Plans, is_known};
 use crate::values::{Store, Text, Value};
 
+/// Rows of instruction data are seldom smaller; room that is not used costs nothing.
+const BYTES_A_ROW: usize = 200;
+
 /// The first 16 bytes of the SHA-256 of a row's content.
 pub type Id = [u8; 16];
 
@@ -118,17 +121,19 @@ impl Rows<'_> {
 }
 
 impl Rows<'_> {
-    pub(crate) fn new(mode: Mode) -> Self {
+    /// `bytes`: the size of the block, from which the number of rows is guessed.
+    pub(crate) fn new(mode: Mode, bytes: usize) -> Self {
+        let rows = bytes / BYTES_A_ROW;
         Self {
-            store: Store::default(),
+            store: Store::with_capacity(bytes / 4),
             turns: Vec::new(),
             records: 0,
             lines: 0,
             bad: Vec::new(),
             damage: None,
-            ids: Vec::new(),
-            places: Vec::new(),
-            contents: Vec::new(),
+            ids: Vec::with_capacity(rows),
+            places: Vec::with_capacity(rows),
+            contents: Vec::with_capacity(rows),
             sources: Vec::new(),
             shapes: Vec::new(),
             own_holds: true,
@@ -149,13 +154,15 @@ impl Rows<'_> {
         let row = self.places.len();
         let turns = self.turns.len();
         match self.content(plan, start) {
-            Ok(Some(reading)) => self.keep_others(plan, start, row, &reading),
+            Ok(Some(others)) => self.keep_others(plan, start, row, &others),
             Ok(None) => {}
             Err(problem) => {
                 self.turns.truncate(turns);
                 return Err(problem);
             }
         }
+        // Cells have copies; what is nested stands before.
+        self.store.members.truncate(start);
         Ok(())
     }
 

@@ -74,6 +74,11 @@ pub(crate) struct Mark {
 }
 
 impl<'a> Store<'a> {
+    /// A store with room for that much text of its own.
+    pub(crate) fn with_capacity(bytes: usize) -> Self {
+        Self { buffer: String::with_capacity(bytes), ..Self::default() }
+    }
+
     pub(crate) fn mark(&self) -> Mark {
         Mark {
             items: self.items.len(),

@@ -1,5 +1,7 @@
 //! Packing against its slow, obvious twin, and whole runs against what went into them.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::num::NonZeroU32;
@@ -94,8 +96,11 @@ fn run(folder: &Path, rows: &[Row], how: &Run, threads: usize) -> Summary {
     })
 }
 
+/// The ids and labels of a sequence.
+type Labelled = (Vec<u32>, Vec<i32>);
+
 /// Ids and labels of each sequence by its name, and the lengths of the packed rows.
-fn read(folder: &Path, summary: &Summary) -> (BTreeMap<String, (Vec<u32>, Vec<i32>)>, Vec<usize>) {
+fn read(folder: &Path, summary: &Summary) -> (BTreeMap<String, Labelled>, Vec<usize>) {
     let (mut sequences, mut lengths) = (BTreeMap::new(), Vec::new());
     for part in &summary.parts {
         let file = fs::File::open(folder.join(&part.name)).unwrap();
@@ -128,7 +133,7 @@ fn read(folder: &Path, summary: &Summary) -> (BTreeMap<String, (Vec<u32>, Vec<i3
 }
 
 /// What should be packed of a row.
-fn expected(row: &Row, how: &Run) -> Option<(Vec<u32>, Vec<i32>)> {
+fn expected(row: &Row, how: &Run) -> Option<Labelled> {
     if row.0.len() > how.length as usize && how.too_long == TooLong::Drop {
         return None;
     }

@@ -229,11 +229,7 @@ impl Packer {
         &self,
         py: Python<'_>,
         threads: usize,
-        work: impl FnOnce(
-            &mut pyllm_pack::Packer,
-            Option<&mut Table>,
-            &(dyn Fn() -> bool + Sync),
-        ) -> Result<T, PackError>
+        work: impl FnOnce(&mut pyllm_pack::Packer, Option<&mut Table>, &(dyn Fn() -> bool + Sync)) -> Result<T, PackError>
         + Send,
     ) -> PyResult<T> {
         let (packer, mut table) = {

@@ -22,7 +22,7 @@ struct Sink {
 }
 
 #[derive(Serialize)]
-struct Line<'a> {
+struct Collected<'a> {
     source_file: &'a str,
     row: u64,
     line: Option<u64>,
@@ -50,7 +50,7 @@ impl BadRows {
     /// Adds a row whose place is counted in its file.
     pub(crate) fn add(&mut self, file_name: &str, bad: &BadRow) -> Result<(), ShardError> {
         let Some(sink) = &mut self.sink else { return Ok(()) };
-        let line = Line {
+        let line = Collected {
             source_file: file_name,
             row: bad.row,
             line: bad.line,

@@ -167,7 +167,7 @@ impl<'a> Run<'a> {
         let mut before: Option<Vec<InputFacts>> = None;
         loop {
             let mut resumed = BTreeMap::new();
-            let heading = Heading { work: work.clone(), plan: self.digest(&plan), known };
+            let heading = Heading { work: work.clone(), plan: digest_of(&plan), known };
             if writes && let Some(left) = left.take() {
                 if left.heading.plan == heading.plan {
                     resumed = self.verified(&left.parts);
@@ -253,7 +253,7 @@ impl<'a> Run<'a> {
         });
         let mut shapes: Vec<ShapeRows> =
             numbering.shapes.iter().map(|&(shape, rows)| ShapeRows { shape: shape.to_owned(), rows }).collect();
-        shapes.sort_by(|one, other| other.rows.cmp(&one.rows));
+        shapes.sort_by_key(|shape| std::cmp::Reverse(shape.rows));
         let (inputs, bad): (Vec<_>, Vec<_>) = (facts.collect(), bad.collect());
         let totals = Totals {
             rows_read: inputs.iter().map(|input| input.rows).sum(),
@@ -318,11 +318,6 @@ impl<'a> Run<'a> {
         let settings =
             serde_json::to_value(self.manifest_settings()).map_err(|e| ShardError::Internal(e.to_string()))?;
         Ok(json!({ "version": VERSION, "settings": settings, "inputs": inputs, "step": self.settings.step }))
-    }
-
-    fn digest(&self, plan: &Plan) -> String {
-        let told = format!("{:?} {:?} {:?}", plan.layout.schema(), plan.own, plan.rows);
-        hex(&Sha256::digest(told.as_bytes()))
     }
 
     /// The parts of an earlier run whose files are still whole.
@@ -431,6 +426,12 @@ impl<'a> Run<'a> {
             mixed: layout.mixed(),
         }
     }
+}
+
+/// What parts were written for, as a digest.
+fn digest_of(plan: &Plan) -> String {
+    let told = format!("{:?} {:?} {:?}", plan.layout.schema(), plan.own, plan.rows);
+    hex(&Sha256::digest(told.as_bytes()))
 }
 
 fn found_parts(parts: &BTreeMap<u64, Part>) -> Vec<Part> {

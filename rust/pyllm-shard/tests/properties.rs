@@ -52,7 +52,7 @@ fn expected(inputs: &[Vec<Given>], dedup: bool) -> Vec<(String, u64, String, Str
 }
 
 fn seen(parts: &[Vec<Row>]) -> Vec<(String, u64, String, String)> {
-    let plain = |row: &Row| (row.file.clone(), row.row, row.instruction.clone(), row.output.clone().unwrap());
+    let plain = |row: &Row| (row.file.clone(), row.place, row.instruction.clone(), row.output.clone().unwrap());
     parts.iter().flatten().map(plain).collect()
 }
 

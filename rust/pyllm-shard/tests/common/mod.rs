@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 pub struct Row {
     pub id: String,
     pub file: String,
-    pub row: u64,
+    pub place: u64,
     pub instruction: String,
     pub output: Option<String>,
 }
@@ -92,7 +92,7 @@ fn rows(batch: &RecordBatch) -> Vec<Row> {
     let row = |row: usize| Row {
         id: ids.value(row).to_owned(),
         file: files.value(row).to_owned(),
-        row: numbers.value(row),
+        place: numbers.value(row),
         instruction: instructions.value(row).to_owned(),
         output: outputs.is_valid(row).then(|| outputs.value(row).to_owned()),
     };
