@@ -22,8 +22,6 @@ Examples:
   toolkit shard train.json --out shards && toolkit score shards/part-00000.parquet --model nano --out scores.parquet
 """
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # from malloc.h
-_KEPT_BYTES = 128 << 20
 
 
 class Compression(StrEnum):
@@ -124,7 +122,6 @@ def shard(
 
     from pyllm.data.sharding import shard_files
 
-    _keep_memory()
     try:
         done = shard_files(
             origins,
@@ -143,18 +140,6 @@ def shard(
         raise KeyboardInterrupt(how) from interrupt
     console.say(describe(done))
     _pipes.write_report(report, done.as_dict())
-
-
-def _keep_memory() -> None:
-    """Tell the allocator to keep what is freed: every block needs as much again, and the system is slow to give it."""
-    import ctypes
-
-    try:
-        set_option = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError):  # not glibc
-        return
-    set_option(_M_MMAP_THRESHOLD, _KEPT_BYTES // 4)
-    set_option(_M_TRIM_THRESHOLD, _KEPT_BYTES)
 
 
 def describe(done: "ShardReport") -> str:

@@ -114,7 +114,7 @@ class KMeansResult:
         """Rounds over all rows in which centroids moved."""
 
 def golden_scores(
-    one_shot_nats: NDArray[np.float64],
+    one_shot_nats: NDArray[np.float32] | NDArray[np.float64],
     zero_shot_nats: NDArray[np.float64],
     left_out: NDArray[np.bool_] | None = None,
     *,
@@ -145,7 +145,7 @@ def kmeans(
     seed: int,
     rows: NDArray[np.uint32] | None = None,
     max_iterations: int = 100,
-    tolerance: float = 1e-3,
+    tolerance: float = 5e-3,
     sample_rows: int = 0,
     initial_centroids: NDArray[np.float32] | None = None,
     threads: int = 0,

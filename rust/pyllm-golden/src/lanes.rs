@@ -10,7 +10,10 @@ use crate::{GoldenError, GoldenScores};
 pub const LANES: usize = 8;
 
 /// A type of log-probability sums.
-pub trait Nats: Copy + Default + PartialOrd + sealed::Sealed {
+pub trait Nats: Copy + Default + PartialOrd + Send + Sync + sealed::Sealed {
+    /// Counts as wide as the sums, so that a comparison adds to them without changing lanes.
+    type Count: Copy + Default + std::ops::AddAssign + From<bool> + Into<u64>;
+
     /// The same number in 64 bits.
     fn wide(self) -> f64;
 
@@ -27,6 +30,8 @@ mod sealed {
 }
 
 impl Nats for f32 {
+    type Count = u32;
+
     fn wide(self) -> f64 {
         f64::from(self)
     }
@@ -38,6 +43,8 @@ impl Nats for f32 {
 }
 
 impl Nats for f64 {
+    type Count = u64;
+
     fn wide(self) -> f64 {
         self
     }
@@ -132,7 +139,7 @@ impl<T: Nats> Baseline<T> {
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "it is compiled once for each kind of processor")]
     fn tally(&self, row: &[T]) -> (u32, f64) {
-        let mut wins = [0_u32; LANES];
+        let mut wins = [T::Count::default(); LANES];
         let mut gains = [0.0; LANES];
         let (chunks, rest) = row.as_chunks::<LANES>();
         for ((values, limits), sums) in chunks.iter().zip(&self.limits).zip(&self.sums) {
@@ -144,7 +151,8 @@ impl<T: Nats> Baseline<T> {
             values[..rest.len()].copy_from_slice(rest);
             add(&values, &self.limits[chunks.len()], &self.sums[chunks.len()], &mut wins, &mut gains);
         }
-        (wins.iter().sum(), fold(gains))
+        let wins: u64 = wins.into_iter().map(Into::into).sum();
+        (wins as u32, fold(gains))
     }
 
     /// The tally of one row without the pairs of the anchors that `left_out` names.
@@ -186,11 +194,13 @@ fn add<T: Nats>(
     values: &[T; LANES],
     limits: &[T; LANES],
     sums: &[f64; LANES],
-    wins: &mut [u32; LANES],
+    wins: &mut [T::Count; LANES],
     gains: &mut [f64; LANES],
 ) {
     for lane in 0..LANES {
-        wins[lane] += u32::from(values[lane] > limits[lane]);
+        wins[lane] += T::Count::from(values[lane] > limits[lane]);
+    }
+    for lane in 0..LANES {
         gains[lane] += values[lane].wide() - sums[lane];
     }
 }

@@ -99,9 +99,9 @@ impl GoldenScores {
 ///
 /// # Errors
 /// A slice does not have `rows x anchors` values, or there are more than `u32::MAX` anchors.
-pub fn golden_scores(
+pub fn golden_scores<T: Nats>(
     rows: usize,
-    one_shot_nats: &[f64],
+    one_shot_nats: &[T],
     zero_shot_nats: &[f64],
     left_out: Option<&[bool]>,
 ) -> Result<GoldenScores, GoldenError> {
@@ -138,10 +138,10 @@ fn check(rows: usize, anchors: usize, one_shot: usize, left_out: Option<usize>) 
     }
 }
 
-fn score_block(
+fn score_block<T: Nats>(
     rows: usize,
-    one_shot_nats: &[f64],
-    baseline: &Baseline<f64>,
+    one_shot_nats: &[T],
+    baseline: &Baseline<T>,
     left_out: Option<&[bool]>,
 ) -> GoldenScores {
     let anchors = baseline.anchors();

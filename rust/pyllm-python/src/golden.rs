@@ -1,6 +1,7 @@
 //! `golden_scores`.
 
-use numpy::{PyArray1, PyReadonlyArray1, PyReadonlyArray2, PyUntypedArrayMethods};
+use numpy::{Element, PyArray1, PyReadonlyArray1, PyReadonlyArray2, PyUntypedArrayMethods};
+use pyllm_golden::Nats;
 use pyo3::prelude::*;
 
 use crate::error::{BindingError, IntoPyErr, contiguous};
@@ -19,27 +20,48 @@ pub(crate) struct GoldenScores {
     nan_pairs: u64,
 }
 
+/// Sums of 32 or of 64 bits.
+#[derive(FromPyObject)]
+pub(crate) enum OneShot<'py> {
+    Single(PyReadonlyArray2<'py, f32>),
+    Double(PyReadonlyArray2<'py, f64>),
+}
+
 /// Aggregate the sums of `rows x anchors` pairs: an anchor is won when one-shot is strictly above zero-shot.
 #[pyfunction]
 #[pyo3(signature = (one_shot_nats, zero_shot_nats, left_out=None, *, threads=0))]
 #[expect(clippy::needless_pass_by_value, reason = "pyo3 hands over arguments by value")]
 pub(crate) fn golden_scores(
     py: Python<'_>,
-    one_shot_nats: PyReadonlyArray2<'_, f64>,
+    one_shot_nats: OneShot<'_>,
     zero_shot_nats: PyReadonlyArray1<'_, f64>,
     left_out: Option<PyReadonlyArray2<'_, bool>>,
     threads: usize,
 ) -> PyResult<GoldenScores> {
+    let (zero_shot, left_out) = (&zero_shot_nats, left_out.as_ref());
+    match one_shot_nats {
+        OneShot::Single(sums) => scores_of(py, &sums, zero_shot, left_out, threads),
+        OneShot::Double(sums) => scores_of(py, &sums, zero_shot, left_out, threads),
+    }
+}
+
+fn scores_of<T: Nats + Element>(
+    py: Python<'_>,
+    one_shot_nats: &PyReadonlyArray2<'_, T>,
+    zero_shot_nats: &PyReadonlyArray1<'_, f64>,
+    left_out: Option<&PyReadonlyArray2<'_, bool>>,
+    threads: usize,
+) -> PyResult<GoldenScores> {
     let shape = [one_shot_nats.shape()[0], one_shot_nats.shape()[1]];
-    if let Some(mask) = &left_out
+    if let Some(mask) = left_out
         && mask.shape() != shape
     {
         let found = [mask.shape()[0], mask.shape()[1]];
         return Err(BindingError::LeftOutShape { found, wanted: shape }.into_py_err());
     }
-    let one_shot = contiguous("one_shot_nats", &one_shot_nats)?;
-    let zero_shot = contiguous("zero_shot_nats", &zero_shot_nats)?;
-    let left_out = left_out.as_ref().map(|mask| contiguous("left_out", mask)).transpose()?;
+    let one_shot = contiguous("one_shot_nats", one_shot_nats)?;
+    let zero_shot = contiguous("zero_shot_nats", zero_shot_nats)?;
+    let left_out = left_out.map(|mask| contiguous("left_out", mask)).transpose()?;
     let score = || pyllm_golden::golden_scores(shape[0], one_shot, zero_shot, left_out);
     let scores = if one_shot.len() <= pyllm_golden::BLOCK_PAIRS {
         // One block: a pool would only cost.

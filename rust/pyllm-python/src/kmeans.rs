@@ -67,7 +67,7 @@ impl<'py> Matrix<'py> {
 /// Exact, seeded K-Means: the same bytes for any number of threads (0 for all cores).
 #[pyfunction]
 #[pyo3(signature = (
-    data, k, *, seed, rows=None, max_iterations=100, tolerance=1e-3, sample_rows=0, initial_centroids=None, threads=0
+    data, k, *, seed, rows=None, max_iterations=100, tolerance=5e-3, sample_rows=0, initial_centroids=None, threads=0
 ))]
 #[expect(clippy::needless_pass_by_value, reason = "pyo3 hands over arguments by value")]
 #[expect(clippy::too_many_arguments, reason = "they are keywords in Python")]

@@ -12,6 +12,11 @@ mod pack;
 mod shard;
 mod work;
 
+/// Blocks of rows are built and dropped all day long: this allocator keeps their memory, the system's hands it back to the
+/// kernel and asks for it again, page by page.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// The exact, CPU-bound work of pyllm.
 #[pyo3::pymodule]
 mod _core {
