@@ -49,7 +49,8 @@ bench-full: setup ## the benches of the data plane with a million rows: about an
 	$(python) benches/plane/run.py --scale 1 --rounds 3 --json benches/.data/bench-full.json
 	$(python) benches/plane/million.py --json benches/.data/million.json
 
-soak: setup ## the long tests: many random kills, many random examples
+soak: setup ## the long tests: a million wounded files, many random kills, many random examples
+	cargo test --quiet --release -p pyllm-examples -p pyllm-shard --test fuzz -- --ignored
 	$(python) -m pytest -m soak --hypothesis-profile soak
 
 wheel: setup ## build the wheel and the source distribution into dist/

@@ -1,5 +1,6 @@
 """`toolkit shard`: instruction files of any size to canonical Parquet shards."""
 
+import os
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -21,7 +22,6 @@ Examples:
   zcat rows.jsonl.gz | toolkit shard - --out shards --strict
   toolkit shard train.json --out shards && toolkit score shards/part-00000.parquet --model nano --out scores.parquet
 """
-
 
 
 class Compression(StrEnum):
@@ -119,6 +119,9 @@ def shard(
     _pipes.ensure_distinct({"--report": report, "--bad-rows": bad_rows}, named)
     _pipes.ensure_writable(report, "--report")
     _pipes.ensure_writable(bad_rows, "--bad-rows")
+
+    # Blocks follow each other in milliseconds: the allocator of the Rust module is to keep their memory that long.
+    os.environ.setdefault("MIMALLOC_PURGE_DELAY", "1000")
 
     from pyllm.data.sharding import shard_files
 

@@ -28,8 +28,8 @@ __all__ = [
     "kmeans",
     "logprobs_metadata",
     "pack_best_fit",
-    "read_zero_shot",
     "read_rows",
+    "read_zero_shot",
     "shard",
 ]
 
@@ -167,7 +167,8 @@ def kmeans(
     Raises:
         SettingError: `k` is 0 or above the number of rows, or `tolerance` is negative or not finite.
         InputError: A value is not finite (the first such row is named), there are no columns, an array is not
-            C-contiguous or of another type, one of `rows` is not there, or `initial_centroids` does not have `k` rows of `dim` columns.
+            C-contiguous or of another type, one of `rows` is not there, or `initial_centroids` does not have `k` rows
+            of `dim` columns.
         PrerequisiteError: The threads could not be started.
 
     Source:

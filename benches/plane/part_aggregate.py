@@ -20,24 +20,23 @@ def part(setting: Setting) -> Part:
         return Contestant(name, [setting.peer("aggregate_peers.py", way, setting.data, times)], ONE_THREAD)
 
     contestants = [
-        ours("golden_scores, float64 in memory", "memory", often),
-        peer("numpy by blocks, float64 in memory", "numpy", often),
-        peer("numba, float64 in memory", "numba", often),
+        ours("golden_scores, float32 in memory", "memory", often),
+        peer("numpy by blocks, float32 in memory", "numpy", often),
+        peer("numba, float32 in memory", "numba", often),
         ours("aggregate, our matrix file", "logprob.arrow", often),
-        peer("numpy by blocks, float32 in memory", "numpy32", often),
         ours("aggregate, long Parquet", "logprob_long.parquet"),
         peer("duckdb, long Parquet", "duckdb"),
         ours("aggregate, Parquet of lists", "logprob_list.parquet"),
         peer("pyarrow and numpy, Parquet of lists", "pyarrow"),
     ]
-    memory, numpy, numba, file, numpy_single, long, duckdb, lists, pyarrow = (each.name for each in contestants)
+    memory, numpy, numba, file, long, duckdb, lists, pyarrow = (each.name for each in contestants)
     per_full = FULL_PAIRS / (rows * 100)
     rss_mib = 64 + 4 * rows / 2**20
     ratios = [
-        Ratio("in memory, float64", memory, [numpy], at_least=4),
-        Ratio("in memory, float64", memory, [numba], at_least=1.5),
+        Ratio("in memory, float32", memory, [numpy], at_least=4),
+        Ratio("in memory, float32", memory, [numba], at_least=1.5),
         Ratio("our file, CPU-s for 100 million", file, at_most=0.15, scaled_by=per_full),
-        Ratio("our file, read and all", file, [numpy_single], at_least=4),
+        Ratio("our file, read and all", file, [numpy], at_least=4),
         Ratio("long Parquet", long, [duckdb], at_least=1.5),
         Ratio("Parquet of lists", lists, [pyarrow], at_least=2),
         *(

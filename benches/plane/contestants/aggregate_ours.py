@@ -17,8 +17,8 @@ BEST_ROWS = 10_000
 
 
 def in_memory(folder: Path) -> Callable[[], Any]:
-    """The matrix is there already, in double precision as scoring has it."""
-    matrix, zero_shot = (np.load(folder / name).astype(np.float64) for name in ("logprob.npy", "zero_shot.npy"))
+    """The matrix is there already, in single precision as it is stored; mean gains are summed beside the wins."""
+    matrix, zero_shot = np.load(folder / "logprob.npy"), np.load(folder / "zero_shot.npy").astype(np.float64)
     return lambda: _core.golden_scores(matrix, zero_shot, threads=1).wins
 
 

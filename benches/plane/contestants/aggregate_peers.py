@@ -1,6 +1,6 @@
 """Golden scores the way people do them.
 
-Usage: aggregate_peers.py numpy|numpy32|numba|duckdb|pyarrow FOLDER TIMES
+Usage: aggregate_peers.py numpy|numba|duckdb|pyarrow FOLDER TIMES
 """
 
 import sys
@@ -33,15 +33,9 @@ def loaded(folder: Path, dtype: Any) -> tuple[Any, Any]:
     return tuple(np.load(folder / name).astype(dtype, copy=False) for name in ("logprob.npy", "zero_shot.npy"))
 
 
-def by_numpy_single(folder: Path) -> Callable[[], Any]:
+def by_numpy(folder: Path) -> Callable[[], Any]:
     """In memory, in blocks, single precision."""
     matrix, zero_shot = loaded(folder, np.float32)
-    return lambda: wins_by_blocks(matrix, zero_shot)
-
-
-def by_numpy(folder: Path) -> Callable[[], Any]:
-    """In memory, in blocks."""
-    matrix, zero_shot = loaded(folder, np.float64)
     return lambda: wins_by_blocks(matrix, zero_shot)
 
 
@@ -59,7 +53,7 @@ def by_numba(folder: Path) -> Callable[[], Any]:
             wins[row] = won
         return wins
 
-    matrix, zero_shot = loaded(folder, np.float64)
+    matrix, zero_shot = loaded(folder, np.float32)
     wins_of(matrix[:1], zero_shot)
     return lambda: wins_of(matrix, zero_shot)
 
@@ -106,7 +100,6 @@ def main() -> None:
     name, folder, times = sys.argv[1:]
     ways = {
         "numpy": by_numpy,
-        "numpy32": by_numpy_single,
         "numba": by_numba,
         "duckdb": by_duckdb,
         "pyarrow": by_pyarrow,

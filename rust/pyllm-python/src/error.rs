@@ -79,7 +79,9 @@ impl IntoPyErr for BindingError {
     fn into_py_err(self) -> PyErr {
         let message = self.to_string();
         match self {
-            Self::NotContiguous { .. } | Self::RowType { .. } | Self::LeftOutShape { .. } => python::InputError::new_err(message),
+            Self::NotContiguous { .. } | Self::RowType { .. } | Self::LeftOutShape { .. } => {
+                python::InputError::new_err(message)
+            }
             Self::Threads { .. } => python::PrerequisiteError::new_err(message),
         }
     }

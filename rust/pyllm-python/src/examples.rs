@@ -105,6 +105,7 @@ impl ReadRows {
 /// Read the rows of a whole file that is in memory.
 #[pyfunction]
 #[pyo3(signature = (data, format, *, source, file_name, shape="auto", mode="examples"))]
+#[expect(clippy::needless_pass_by_value, reason = "pyo3 hands over arguments by value")]
 pub(crate) fn read_rows(
     py: Python<'_>,
     data: PyBackedBytes,
@@ -135,6 +136,7 @@ pub(crate) fn read_rows(
 }
 
 /// What is read.
+#[expect(clippy::struct_field_names, reason = "a file's name is not the path it came from")]
 struct File<'a> {
     data: &'a [u8],
     source: &'a str,
@@ -146,6 +148,9 @@ struct File<'a> {
 
 /// Part of the text, and where it begins.
 type Block<'a> = (Place, &'a [u8]);
+
+/// The header of a CSV, the blocks, and what ended them early.
+type Blocks<'a> = (Vec<String>, Vec<Block<'a>>, Option<ReadRowsError>);
 
 impl File<'_> {
     fn text(&self, format: TextFormat) -> Result<ReadRows, ReadRowsError> {
@@ -175,10 +180,7 @@ impl File<'_> {
     }
 
     /// The text in blocks, with the header of a CSV file, and damage to the frame behind them.
-    fn blocks(
-        &self,
-        format: TextFormat,
-    ) -> Result<(Vec<String>, Vec<Block<'_>>, Option<ReadRowsError>), ReadRowsError> {
+    fn blocks(&self, format: TextFormat) -> Result<Blocks<'_>, ReadRowsError> {
         if let (TextFormat::JsonArray | TextFormat::Csv, Err(misfit)) = (format, std::str::from_utf8(self.data)) {
             let (sound, rest) = self.data.split_at(misfit.valid_up_to());
             let line = memchr::memchr_iter(b'\n', sound).count() as u64 + 1;

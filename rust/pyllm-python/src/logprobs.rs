@@ -37,15 +37,18 @@ pub(crate) struct AggregateSummary {
     passes: u32,
 }
 
-/// The anchor names (None: numbered from 0) and the zero-shot sums of a Parquet, Arrow or NumPy file.
+type NamedSums = (Option<Vec<String>>, Py<PyArray1<f64>>);
+
+/// The anchor names (None: numbered from 0) and the zero-shot sums of a Parquet, Arrow or `.npy` file.
 #[pyfunction]
 #[pyo3(signature = (path, *, anchor_column=None, value_column=None))]
+#[expect(clippy::needless_pass_by_value, reason = "pyo3 hands over arguments by value")]
 pub(crate) fn read_zero_shot(
     py: Python<'_>,
     path: PathBuf,
     anchor_column: Option<String>,
     value_column: Option<String>,
-) -> PyResult<(Option<Vec<String>>, Py<PyArray1<f64>>)> {
+) -> PyResult<NamedSums> {
     let columns = ColumnNames { candidate: None, anchor: anchor_column, value: value_column };
     let read = py.detach(|| pyllm_logprobs::read_zero_shot(&path, &columns)).map_err(IntoPyErr::into_py_err)?;
     Ok((read.names, PyArray1::from_vec(py, read.nats).unbind()))
@@ -54,6 +57,7 @@ pub(crate) fn read_zero_shot(
 /// The value of the metadata key `pyllm` of a file of log-probabilities, or None.
 #[pyfunction]
 #[pyo3(signature = (path, *, candidate_column=None, anchor_column=None, value_column=None))]
+#[expect(clippy::needless_pass_by_value, reason = "pyo3 hands over arguments by value")]
 pub(crate) fn logprobs_metadata(
     py: Python<'_>,
     path: PathBuf,
@@ -139,6 +143,7 @@ impl MatrixWriter {
     /// Begin a file for rows of `anchors` values, float64 if `wide` and else float32.
     #[new]
     #[pyo3(signature = (path, anchors, *, wide=false, metadata=""))]
+    #[expect(clippy::needless_pass_by_value, reason = "pyo3 hands over arguments by value")]
     fn new(py: Python<'_>, path: PathBuf, anchors: usize, wide: bool, metadata: &str) -> PyResult<Self> {
         let created = py.detach(|| pyllm_logprobs::MatrixWriter::create(&path, anchors, wide, metadata));
         Ok(Self { writer: Mutex::new(Some(created.map_err(IntoPyErr::into_py_err)?)) })

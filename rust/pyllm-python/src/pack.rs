@@ -134,6 +134,7 @@ impl Packer {
     #[new]
     #[pyo3(signature = (folder, *, length, window_rows, open_bins, too_long, rows_per_shard, compression, wide, provenance))]
     #[expect(clippy::too_many_arguments, reason = "they are keywords in Python")]
+    #[expect(clippy::needless_pass_by_value, reason = "pyo3 hands over arguments by value")]
     fn new(
         folder: PathBuf,
         length: u32,

@@ -63,9 +63,7 @@ pub(crate) fn shard(
         step: step.to_owned(),
     };
     // The crate starts its own threads: the pool is for the one that waits for them.
-    let done = work::run(py, 1, |interrupted| {
-        pyllm_shard::shard(&settings, &|| interrupted.load(Ordering::Relaxed))
-    })?;
+    let done = work::run(py, 1, |interrupted| pyllm_shard::shard(&settings, &|| interrupted.load(Ordering::Relaxed)))?;
     let summary = done.map_err(IntoPyErr::into_py_err)?;
     Ok(ShardSummary {
         finished_before: summary.finished_before,

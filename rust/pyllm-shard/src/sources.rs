@@ -14,7 +14,7 @@ use crate::error::ShardError;
 use crate::stored::{Seal, Unpacked, seal_of};
 
 /// About how much one block holds; one row group is made of it.
-pub(crate) const BLOCK_BYTES: usize = 8 << 20;
+pub(crate) const BLOCK_BYTES: usize = 4 << 20;
 const UTF8_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// One source of rows, and where its unpacked bytes go if they have to be read at random.
