@@ -79,7 +79,7 @@ def test_arrays_in_another_order_are_refused() -> None:
     with pytest.raises(InputError, match=r"array `zero_shot_nats` is not C-contiguous"):
         _core.golden_scores(np.zeros((2, 3)), np.zeros(6)[::2])
     with pytest.raises(TypeError):
-        _core.golden_scores(np.zeros((2, 3), dtype=np.float32), np.zeros(3))  # type: ignore[arg-type]
+        _core.golden_scores(np.zeros((2, 3), dtype=np.float16), np.zeros(3))  # type: ignore[arg-type]
 
 
 def test_the_errors_are_the_classes_of_the_package() -> None:

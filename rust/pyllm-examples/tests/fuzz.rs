@@ -1,4 +1,5 @@
 //! A million wounded files through every scanner: no panic, no hang. `make soak` runs it, the default tests a part.
+#![allow(clippy::unwrap_used)]
 
 use std::time::{Duration, Instant};
 

@@ -203,10 +203,10 @@ mod tests {
 
     #[test]
     fn no_anchors_and_no_rows_are_answered() {
-        let no_anchors = golden_scores(2, &[], &[], None).unwrap();
+        let no_anchors = golden_scores::<f64>(2, &[], &[], None).unwrap();
         assert_eq!(no_anchors.anchors_scored, [0, 0]);
         assert!(no_anchors.mean_gain_nats.iter().all(|mean| mean.is_nan()));
-        assert_eq!(golden_scores(0, &[], &[-1.0], Some(&[])).unwrap(), GoldenScores::default());
+        assert_eq!(golden_scores::<f64>(0, &[], &[-1.0], Some(&[])).unwrap(), GoldenScores::default());
     }
 
     #[test]
