@@ -23,7 +23,17 @@ def target_folder(repository_root: Path) -> Path:
 def wheel(repository_root: Path, target_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel, built from the working tree."""
     out = tmp_path_factory.mktemp("wheel")
-    build = [SCRIPTS / "maturin", "build", "--release", "--offline", "--out", out, "--interpreter", sys.executable]
+    build = [
+        SCRIPTS / "maturin",
+        "build",
+        "--release",
+        "--strip",
+        "--offline",
+        "--out",
+        out,
+        "--interpreter",
+        sys.executable,
+    ]
     run(build, cwd=repository_root, env=clean_environment(target_folder))
     (built,) = out.glob("*.whl")
     return built
@@ -57,7 +67,17 @@ def wheel_from_sdist(sdist: Path, target_folder: Path, tmp_path_factory: pytest.
         archive.extractall(unpacked, filter="data")
     (sources,) = unpacked.iterdir()
     out = tmp_path_factory.mktemp("wheel-from-sdist")
-    build = [SCRIPTS / "maturin", "build", "--release", "--offline", "--out", out, "--interpreter", sys.executable]
+    build = [
+        SCRIPTS / "maturin",
+        "build",
+        "--release",
+        "--strip",
+        "--offline",
+        "--out",
+        out,
+        "--interpreter",
+        sys.executable,
+    ]
     run(build, cwd=sources, env=clean_environment(target_folder))
     (built,) = out.glob("*.whl")
     return built

@@ -198,8 +198,8 @@ global.index-url='https://other.test/simple'
 @pytest.mark.parametrize(
     ("stand_ins", "sentence"),
     [
-        ({"rustc": rustc("1.87.0")}, "Rust 1.88 or newer is needed and this is Rust 1.87.0"),
-        ({"rustc": REFUSES}, "Rust 1.88 or newer is needed and none was found"),
+        ({"rustc": rustc("1.87.0")}, "Rust 1.89 or newer is needed and this is Rust 1.87.0"),
+        ({"rustc": REFUSES}, "Rust 1.89 or newer is needed and none was found"),
         ({"cc": REFUSES}, "a C compiler that can link a program as `cc` is needed"),
         (
             dict.fromkeys(("python3.11", "python3.12", "python3.13", "python3"), REFUSES),

@@ -87,3 +87,14 @@ def test_the_errors_are_the_classes_of_the_package() -> None:
         _core.golden_scores(np.zeros((1, 1)), np.zeros(2))
     assert (caught.value.exit_code, caught.value.hint) == (3, None)
     assert caught.value.message == str(caught.value)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 30))
+def test_single_precision_compares_as_numpy_does(seed: int, anchors: int) -> None:
+    random = np.random.default_rng(seed)
+    zero_shot = random.normal(size=anchors)
+    one_shot = (zero_shot + random.integers(-2, 3, (7, anchors)) * 1e-8).astype(np.float32)
+    scores = _core.golden_scores(one_shot, zero_shot)
+    assert scores.wins.tolist() == (one_shot > zero_shot).sum(axis=1).tolist()
+    wide = _core.golden_scores(one_shot.astype(np.float64), zero_shot)
+    assert (scores.wins.tolist(), scores.mean_gain_nats.tolist()) == (wide.wins.tolist(), wide.mean_gain_nats.tolist())
