@@ -78,6 +78,7 @@ def test_two_kills_and_a_rerun_give_the_bytes_of_an_unbroken_run(folder: Path, u
     assert not list((folder / "killed").rglob("*.partial"))
 
 
+@pytest.mark.timeout(300)  # four processes that import torch, and the fixture's own
 def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(folder: Path, unbroken: bytes) -> None:
     process = start(folder, f"{SCORE} --per-anchor --run interrupted", "interrupted.parquet")
     wait_for_units(process, folder / "interrupted", 0)
