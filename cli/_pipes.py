@@ -35,6 +35,31 @@ class TableFormat(StrEnum):
     TABLE = "table"
 
 
+class Shape(StrEnum):
+    """Shape of the input rows."""
+
+    AUTO = "auto"
+    ALPACA = "alpaca"
+    NESTED = "nested"
+    QA = "qa"
+    PROMPT = "prompt"
+    TEXT = "text"
+    MESSAGES = "messages"
+    SHAREGPT = "sharegpt"
+    TURNS = "turns"
+    CHOICES = "choices"
+
+
+class Compression(StrEnum):
+    """How pages are compressed."""
+
+    ZSTD_1 = "zstd:1"
+    ZSTD_3 = "zstd:3"
+    LZ4 = "lz4"
+    SNAPPY = "snappy"
+    NONE = "none"
+
+
 InputArgument = Annotated[
     str | None,
     typer.Argument(metavar="INPUT", help="Table to read; `-` is stdin, the default in a pipe.", show_default=False),
@@ -52,6 +77,12 @@ FormatOption = Annotated[
 ReportOption = Annotated[
     Path | None,
     typer.Option("--report", metavar="FILE", help="Write the numbers of this run as JSON.", show_default=False),
+]
+ShapeOption = Annotated[Shape, typer.Option(help="Shape of the input rows.")]
+StrictOption = Annotated[bool, typer.Option("--strict", help="Refuse the input if any row is bad.")]
+BadRowsOption = Annotated[
+    Path | None,
+    typer.Option("--bad-rows", metavar="FILE", help="Write bad rows and their reasons here.", show_default=False),
 ]
 
 _FORMAT_OF_ENDING = {

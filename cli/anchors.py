@@ -9,7 +9,7 @@ import typer
 
 from pyllm.cli import _pipes
 from pyllm.cli._console import Console, QuietOption, VerboseOption, open_console
-from pyllm.cli.score import Dtype, Shape, Template
+from pyllm.cli.score import Dtype, Template
 from pyllm.errors import SettingError
 
 if TYPE_CHECKING:
@@ -90,11 +90,9 @@ def anchors(
         Dtype.AUTO
     ),
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|cuda:N", help="Where the model computes.")] = "auto",
-    shape: Annotated[Shape, typer.Option(help="Shape of the input rows.")] = Shape.AUTO,
-    strict: Annotated[bool, typer.Option("--strict", help="Refuse the input if any row is bad.")] = False,
-    bad_rows: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write bad rows and their reasons here.", show_default=False)
-    ] = None,
+    shape: _pipes.ShapeOption = _pipes.Shape.AUTO,
+    strict: _pipes.StrictOption = False,
+    bad_rows: _pipes.BadRowsOption = None,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:

@@ -38,16 +38,6 @@ class TooLong(StrEnum):
     ERROR = "error"
 
 
-class Compression(StrEnum):
-    """How pages are compressed."""
-
-    ZSTD_1 = "zstd:1"
-    ZSTD_3 = "zstd:3"
-    LZ4 = "lz4"
-    SNAPPY = "snappy"
-    NONE = "none"
-
-
 def pack(
     sources: Annotated[
         list[str] | None,
@@ -89,7 +79,9 @@ def pack(
     rows_per_shard: Annotated[
         int, typer.Option(metavar="N", min=1, help="Packed rows in every file but the last.")
     ] = 16_384,
-    compression: Annotated[Compression, typer.Option(help="How the files are compressed.")] = Compression.ZSTD_1,
+    compression: Annotated[
+        _pipes.Compression, typer.Option(help="How the files are compressed.")
+    ] = _pipes.Compression.ZSTD_1,
     threads: Annotated[
         int, typer.Option(metavar="N", min=0, help="Threads, 0 for all cores; the files do not depend on it.")
     ] = 0,

@@ -49,21 +49,6 @@ class Dtype(StrEnum):
     FLOAT16 = "float16"
 
 
-class Shape(StrEnum):
-    """Shape of the input rows."""
-
-    AUTO = "auto"
-    ALPACA = "alpaca"
-    NESTED = "nested"
-    QA = "qa"
-    PROMPT = "prompt"
-    TEXT = "text"
-    MESSAGES = "messages"
-    SHAREGPT = "sharegpt"
-    TURNS = "turns"
-    CHOICES = "choices"
-
-
 def score(
     source: _pipes.InputArgument = None,
     *,
@@ -129,11 +114,9 @@ def score(
         ),
     ] = None,
     table_format: _pipes.FormatOption = None,
-    shape: Annotated[Shape, typer.Option(help="Shape of the input rows.")] = Shape.AUTO,
-    strict: Annotated[bool, typer.Option("--strict", help="Refuse the input if any row is bad.")] = False,
-    bad_rows: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write bad rows and their reasons here.", show_default=False)
-    ] = None,
+    shape: _pipes.ShapeOption = _pipes.Shape.AUTO,
+    strict: _pipes.StrictOption = False,
+    bad_rows: _pipes.BadRowsOption = None,
     dedup: Annotated[bool, typer.Option("--dedup", help="Drop exact duplicates; the first row stays.")] = False,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,

@@ -24,35 +24,10 @@ Examples:
 """
 
 
-class Compression(StrEnum):
-    """How pages are compressed."""
-
-    ZSTD_1 = "zstd:1"
-    ZSTD_3 = "zstd:3"
-    LZ4 = "lz4"
-    SNAPPY = "snappy"
-    NONE = "none"
-
-
 class Dedup(StrEnum):
     """Which rows count as equal."""
 
     EXACT = "exact"
-
-
-class Shape(StrEnum):
-    """Shape of the input rows."""
-
-    AUTO = "auto"
-    ALPACA = "alpaca"
-    NESTED = "nested"
-    QA = "qa"
-    PROMPT = "prompt"
-    TEXT = "text"
-    MESSAGES = "messages"
-    SHAREGPT = "sharegpt"
-    TURNS = "turns"
-    CHOICES = "choices"
 
 
 def shard(
@@ -85,9 +60,9 @@ def shard(
             show_default=False,
         ),
     ] = None,
-    compression: Annotated[Compression, typer.Option(help="zstd:3 is a tenth smaller and takes twice the time.")] = (
-        Compression.ZSTD_1
-    ),
+    compression: Annotated[
+        _pipes.Compression, typer.Option(help="zstd:3 is a tenth smaller and takes twice the time.")
+    ] = (_pipes.Compression.ZSTD_1),
     threads: Annotated[
         int, typer.Option(metavar="N", min=0, help="Threads, 0 for all cores; the shards do not depend on it.")
     ] = 0,
@@ -95,11 +70,9 @@ def shard(
         Dedup | None,
         typer.Option(help="Drop rows whose content stood in an earlier row; the first stays.", show_default=False),
     ] = None,
-    shape: Annotated[Shape, typer.Option(help="Shape of the input rows.")] = Shape.AUTO,
-    bad_rows: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write bad rows and their reasons here.", show_default=False)
-    ] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Refuse the input if any row is bad.")] = False,
+    shape: _pipes.ShapeOption = _pipes.Shape.AUTO,
+    bad_rows: _pipes.BadRowsOption = None,
+    strict: _pipes.StrictOption = False,
     report: _pipes.ReportOption = None,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,

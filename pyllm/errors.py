@@ -37,3 +37,9 @@ class PrerequisiteError(PyllmError):
     """A model, device, package, lock or memory is not there (exit code 4)."""
 
     exit_code = 4
+
+
+def reason_of(error: Exception) -> str:
+    """What the system says of a failure, as the end of a sentence."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return text[:1].lower() + text[1:]

@@ -85,7 +85,7 @@ hand_on_settings_of_pip() {
 }
 
 install_packages() {
-    "$venv/bin/uv" pip install --quiet --python "$venv/bin/python" \
+    "$venv/bin/uv" pip install --quiet --compile-bytecode --python "$venv/bin/python" \
         --constraint "$1" --requirement pyproject.toml --group dev
 }
 

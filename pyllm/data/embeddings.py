@@ -15,7 +15,6 @@ from pyllm.errors import InputError
 
 _NPY, _PARQUET = b"\x93NUMPY", b"PAR1"
 _ID = "id"
-_HASHED_BYTES = 1 << 22
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,17 +55,10 @@ def read_embeddings(path: Path, table: pl.DataFrame) -> Embeddings:
                 f"{path} holds no embeddings: it is neither a NumPy matrix nor Parquet",
                 hint="numpy.save writes one; rows x dim, float32 or float16",
             )
-        return Embeddings(vectors, _sha256(path), joined)
+        with path.open("rb") as file:
+            return Embeddings(vectors, hashlib.file_digest(file, "sha256").hexdigest(), joined)
     except OSError as error:
         raise InputError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from error
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_HASHED_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _check_rows(path: Path, found: int, wanted: int) -> None:

@@ -17,7 +17,7 @@ from typing import Literal
 
 import zstandard
 
-from pyllm.errors import InputError
+from pyllm.errors import InputError, reason_of
 
 Format = Literal["parquet", "arrow_file", "arrow_stream", "json_array", "json_lines", "csv"]
 
@@ -91,7 +91,7 @@ def _read_stdin() -> bytes:
     try:
         return sys.stdin.buffer.read()
     except OSError as error:
-        message = f"cannot read standard input: {_reason(error)}"
+        message = f"cannot read standard input: {reason_of(error)}"
         raise InputError(message) from error
 
 
@@ -99,13 +99,8 @@ def _read_path(path: str) -> bytes:
     try:
         return Path(path).read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a NUL byte in the path
-        message = f"cannot read {path}: {_reason(error)}"
+        message = f"cannot read {path}: {reason_of(error)}"
         raise InputError(message) from error
-
-
-def _reason(error: Exception) -> str:
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return text[:1].lower() + text[1:]
 
 
 def _unpack(shown: str, stored: bytes) -> bytes:
@@ -113,7 +108,7 @@ def _unpack(shown: str, stored: bytes) -> bytes:
         try:
             return gzip.decompress(stored)
         except (EOFError, OSError, zlib.error) as error:
-            message = f"{shown} is a torn or damaged gzip file: {_reason(error)}"
+            message = f"{shown} is a torn or damaged gzip file: {reason_of(error)}"
             raise InputError(message) from error
     if stored.startswith(_ZSTD):
         return _unpack_zstd(shown, stored)

@@ -84,7 +84,8 @@ class Framing(Protocol):
         """Anchors, ready to stand behind any demonstration."""
 
 
-def _common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
+def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
+    """How many tokens both begin with."""
     for place, (a, b) in enumerate(zip(left, right, strict=False)):
         if a != b:
             return place
@@ -92,7 +93,7 @@ def _common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
 
 
 def _common_suffix(left: Sequence[int], right: Sequence[int]) -> int:
-    return _common_prefix(left[::-1], right[::-1])
+    return common_prefix(left[::-1], right[::-1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +121,7 @@ class TextFraming:
         if self.reference or not self.separator:
             return []
         letter, separated = self._ids(["x", f"x{self.separator}"], special=False)
-        return separated[_common_prefix(letter, separated) :]
+        return separated[common_prefix(letter, separated) :]
 
     def demonstrations(self, prompts: Sequence[Prompt]) -> list[Demonstration | Refused]:
         """Candidates behind the start token; demonstration and separator are tokenized together."""
@@ -144,7 +145,7 @@ class TextFraming:
     def _answer_start(self, query: Sequence[int], whole: Sequence[int]) -> int:
         # A query's last token can change when the answer follows: then the answer is scored from that token on. The
         # published code counts the query's tokens and does not look.
-        return min(len(query), len(whole)) if self.reference else _common_prefix(query, whole)
+        return min(len(query), len(whole)) if self.reference else common_prefix(query, whole)
 
     def _start(self) -> list[int]:
         return [] if self.tokenizer.bos_token_id is None else [self.tokenizer.bos_token_id]

@@ -24,7 +24,7 @@ from pyllm._core import ReadRows, read_rows
 from pyllm.data.columns import metadata_steps
 from pyllm.data.examples import quoted
 from pyllm.data.files import read_file
-from pyllm.data.rows import BadRow
+from pyllm.data.rows import BadRow, counted
 from pyllm.data.shapes import check_shape
 from pyllm.data.tables import write_bytes_atomically
 from pyllm.errors import InputError
@@ -159,12 +159,8 @@ def _log_columns(source: str, rows: ReadRows) -> None:
 def _log(source: str, rows: int, shapes: dict[str, int], duplicates: int, seconds: float) -> None:
     counts = ", ".join(f"{name} {count:,}" for name, count in shapes.items())
     _logger.info(
-        "read %s: %s (%s), %s, %.1f s", source, _of(rows, "row"), counts, _of(duplicates, "duplicate"), seconds
+        "read %s: %s (%s), %s, %.1f s", source, counted(rows, "row"), counts, counted(duplicates, "duplicate"), seconds
     )
-
-
-def _of(count: int, thing: str) -> str:
-    return f"{count:,} {thing}" if count == 1 else f"{count:,} {thing}s"
 
 
 def _log_bad(source: str, bad: Sequence[BadRow]) -> None:
@@ -173,5 +169,5 @@ def _log_bad(source: str, bad: Sequence[BadRow]) -> None:
     named = "; ".join(row.place for row in bad[:_NAMED_BAD_ROWS])
     more = len(bad) - _NAMED_BAD_ROWS
     _logger.warning(
-        "%s: %s left out: %s%s", source, _of(len(bad), "bad row"), named, f"; and {more:,} more" if more > 0 else ""
+        "%s: %s left out: %s%s", source, counted(len(bad), "bad row"), named, f"; and {more:,} more" if more > 0 else ""
     )

@@ -30,3 +30,8 @@ class BadRow:
         """Where it is and what is wrong, for messages."""
         where = f"row {self.row}" + ("" if self.line is None else f" (line {self.line})")
         return f"{where}: {self.reason}" if self.field is None else f"{where}, field `{self.field}`: {self.reason}"
+
+
+def counted(count: int, thing: str) -> str:
+    """A number of things, for the log: `1 row`, `2,000 rows`."""
+    return f"{count:,} {thing}" if count == 1 else f"{count:,} {thing}s"

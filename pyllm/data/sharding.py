@@ -20,7 +20,8 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from pyllm import _core
-from pyllm.errors import InputError, PrerequisiteError, SettingError
+from pyllm.data.rows import counted
+from pyllm.errors import InputError, PrerequisiteError, SettingError, reason_of
 from pyllm.provenance import canonical_json, step
 
 _logger = logging.getLogger(__name__)
@@ -256,7 +257,7 @@ def _locked(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except (OSError, ValueError) as error:  # ValueError: a NUL byte in the path
-        reason = "it is no folder" if folder.exists() and not folder.is_dir() else _reason(error)
+        reason = "it is no folder" if folder.exists() and not folder.is_dir() else reason_of(error)
         message = f"cannot write to {folder}: {reason}"
         raise PrerequisiteError(message) from error
     try:
@@ -307,7 +308,7 @@ def _keep(path: str, shown: str, target: Path) -> None:
     try:
         source = sys.stdin.buffer if path == "-" else Path(path).open("rb")  # noqa: SIM115  (closed below)
     except OSError as error:
-        message = f"cannot read {shown}: {_reason(error)}"
+        message = f"cannot read {shown}: {reason_of(error)}"
         raise InputError(message) from error
     try:
         with _naming(target, shown), target.open("wb") as file:
@@ -322,7 +323,7 @@ def _chunk(source: Any, shown: str) -> bytes:
     try:
         return bytes(source.read(_COPY_BYTES))
     except OSError as error:
-        message = f"cannot read {shown}: {_reason(error)}"
+        message = f"cannot read {shown}: {reason_of(error)}"
         raise InputError(message) from error
 
 
@@ -331,13 +332,8 @@ def _naming(target: Path, shown: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        message = f"cannot keep {shown} in {target.parent} for the time of the run: {_reason(error)}"
+        message = f"cannot keep {shown} in {target.parent} for the time of the run: {reason_of(error)}"
         raise PrerequisiteError(message) from error
-
-
-def _reason(error: Exception) -> str:
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return text[:1].lower() + text[1:]
 
 
 def _report(folder: Path, summary: _core.ShardSummary, seconds: float) -> ShardReport:
@@ -372,7 +368,7 @@ def _log(report: ShardReport, summary: _core.ShardSummary) -> None:
         _logger.warning(
             "%s: %s left out: %s%s",
             shown,
-            _of(bad_rows, "bad row"),
+            counted(bad_rows, "bad row"),
             "; ".join(named),
             f"; and {more:,} more" if more else "",
         )
@@ -382,8 +378,6 @@ def _log(report: ShardReport, summary: _core.ShardSummary) -> None:
         _logger.info("the columns of an earlier run are left out: %s", ", ".join(f"`{n}`" for n in summary.left_out))
     for name in summary.mixed:
         _logger.info("column `%s` holds values of different types: kept as JSON text", name)
-    _logger.debug("read all inputs %s, %s", _of(report.passes, "time"), _of(report.resumed_parts, "resumed part"))
-
-
-def _of(count: int, thing: str) -> str:
-    return f"{count:,} {thing}" if count == 1 else f"{count:,} {thing}s"
+    _logger.debug(
+        "read all inputs %s, %s", counted(report.passes, "time"), counted(report.resumed_parts, "resumed part")
+    )

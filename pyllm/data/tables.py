@@ -19,7 +19,7 @@ from pyllm._core import read_rows
 from pyllm.data.columns import json_text, metadata_steps, read_frame, with_known_types
 from pyllm.data.files import TEXT_FORMATS, read_file
 from pyllm.data.rows import BadRow
-from pyllm.errors import InputError, PrerequisiteError
+from pyllm.errors import InputError, PrerequisiteError, reason_of
 from pyllm.provenance import canonical_json
 
 TableFormat = Literal["parquet", "jsonl", "csv"]
@@ -161,8 +161,7 @@ def write_bytes_atomically(path: Path, data: bytes) -> None:
             return
         _replace(target, data)
     except (OSError, ValueError) as error:  # ValueError: a NUL byte in the path
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        message = f"cannot write {path}: {reason[:1].lower()}{reason[1:]}"
+        message = f"cannot write {path}: {reason_of(error)}"
         raise PrerequisiteError(message) from error
 
 

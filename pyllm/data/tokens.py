@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pyllm.data.examples import NO_INPUT_SENTINELS, Example
-from pyllm.data.framing import Refused, Tokenizer
+from pyllm.data.framing import Refused, Tokenizer, common_prefix
 from pyllm.data.prompts import HEADINGS, render_nuggets
 from pyllm.errors import PrerequisiteError
 
@@ -166,7 +166,7 @@ def text_rows(
             rows.append(None)
             continue
         whole = next(encoded)
-        shared = [_shared(next(encoded), whole) for _ in _cuts(each)]
+        shared = [common_prefix(next(encoded), whole) for _ in _cuts(each)]
         shared.append(len(whole) + (end_id is not None))
         first = 0 if start_id is None else 1
         spans = [(first + start, first + end) for start, end in zip(shared[::2], shared[1::2], strict=True)]
@@ -178,14 +178,6 @@ def text_rows(
 def _cuts(rendered: TrainingText) -> list[str]:
     """The text before each border of an answer, but for the end of the whole."""
     return [rendered.text[:border] for answer in rendered.answers for border in answer][:-1]
-
-
-def _shared(part: Sequence[int], whole: Sequence[int]) -> int:
-    """How many tokens both begin with."""
-    for place, (a, b) in enumerate(zip(part, whole, strict=False)):
-        if a != b:
-            return place
-    return min(len(part), len(whole))
 
 
 def chat_rows(examples: Sequence[Example], tokenizer: Tokenizer) -> list[RowTokens | Refused | None]:
@@ -217,7 +209,7 @@ def chat_rows(examples: Sequence[Example], tokenizer: Tokenizer) -> list[RowToke
             rows.append(each)
             continue
         whole = list(next(encoded))
-        borders = [_shared(next(encoded), whole) for _ in _borders(each)]
+        borders = [common_prefix(next(encoded), whole) for _ in _borders(each)]
         spans = zip(borders[::2], borders[1::2], strict=True)
         rows.append(RowTokens(whole, [(start, end) for start, end in spans if start < end]))
     return rows

@@ -19,10 +19,8 @@ def target_folder(repository_root: Path) -> Path:
     return Path(os.environ.get("CARGO_TARGET_DIR", repository_root / "target"))
 
 
-@pytest.fixture(scope="session")
-def wheel(repository_root: Path, target_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built from the working tree."""
-    out = tmp_path_factory.mktemp("wheel")
+def build_wheel(sources: Path, out: Path, target_folder: Path) -> Path:
+    """Build the wheel of these sources as `make wheel` does."""
     build = [
         SCRIPTS / "maturin",
         "build",
@@ -34,9 +32,16 @@ def wheel(repository_root: Path, target_folder: Path, tmp_path_factory: pytest.T
         "--interpreter",
         sys.executable,
     ]
-    run(build, cwd=repository_root, env=clean_environment(target_folder))
+    run(build, cwd=sources, env=clean_environment(target_folder))
     (built,) = out.glob("*.whl")
     return built
+
+
+@pytest.fixture(scope="session")
+def wheel(repository_root: Path, target_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built from the working tree."""
+    out = tmp_path_factory.mktemp("wheel")
+    return build_wheel(repository_root, out, target_folder)
 
 
 @pytest.fixture(scope="session")
@@ -67,17 +72,4 @@ def wheel_from_sdist(sdist: Path, target_folder: Path, tmp_path_factory: pytest.
         archive.extractall(unpacked, filter="data")
     (sources,) = unpacked.iterdir()
     out = tmp_path_factory.mktemp("wheel-from-sdist")
-    build = [
-        SCRIPTS / "maturin",
-        "build",
-        "--release",
-        "--strip",
-        "--offline",
-        "--out",
-        out,
-        "--interpreter",
-        sys.executable,
-    ]
-    run(build, cwd=sources, env=clean_environment(target_folder))
-    (built,) = out.glob("*.whl")
-    return built
+    return build_wheel(sources, out, target_folder)

@@ -1,69 +1,12 @@
 //! A million wounded files through every scanner: no panic, no hang. `make soak` runs it, the default tests a part.
 #![allow(clippy::unwrap_used)]
 
+mod wounds;
+
 use std::time::{Duration, Instant};
 
 use pyllm_examples::{Cutter, Layout, Reader, Shape, TextFormat};
-
-/// A generator of numbers that needs no more than this: xorshift64*.
-struct Numbers(u64);
-
-impl Numbers {
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) as usize % limit.max(1)
-    }
-
-    /// A sound file with a few wounds: bytes changed, cut out, doubled, or put in from a list of telling ones.
-    fn wound(&mut self, sound: &[u8]) -> Vec<u8> {
-        let mut data = sound.to_vec();
-        for _ in 0..=self.below(4) {
-            let at = self.below(data.len());
-            let end = (at + 1 + self.below(12)).min(data.len());
-            match self.below(6) {
-                0 if !data.is_empty() => data[at] = self.below(256) as u8,
-                1 => drop(data.drain(at..end)),
-                2 => {
-                    let again = data[at..end].to_vec();
-                    data.splice(at..at, again);
-                }
-                3 => data.truncate(at),
-                _ => {
-                    let token = TELLING[self.below(TELLING.len())];
-                    data.splice(at..at, token.iter().copied());
-                }
-            }
-        }
-        data
-    }
-}
-
-const TELLING: [&[u8]; 22] = [
-    b"\"",
-    b"\\",
-    b"{",
-    b"}",
-    b"[",
-    b"]",
-    b",",
-    b":",
-    b"\n",
-    b"\r",
-    b"\0",
-    b"\xff",
-    b"\xef\xbb\xbf",
-    b"\\ud800",
-    b"\\u0000",
-    b"1e999",
-    b"-",
-    b"null",
-    b"99999999999999999999",
-    b"[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[",
-    b"\"messages\":",
-    b"\xe4\xb8",
-];
+use wounds::Numbers;
 
 const LINES: &[u8] = b"{\"instruction\": \"Name a fruit.\", \"input\": \"\", \"output\": \"An \\\"apple\\\" \\u00e9\", \"n\": 1}\n\
     {\"messages\": [{\"role\": \"user\", \"content\": [{\"type\": \"text\", \"text\": \"Hi\"}], \"loss_weight\": 0}, {\"from\": \"gpt\", \"value\": \"Ho\"}], \"tools\": [1.5e-7]}\n\
