@@ -228,12 +228,13 @@ class RichProgress:
         self._meter: Meter | None = None
         self._stage = ""
         self._unit = "rows"
+        self._note = ""
         self._last_line = 0.0
 
     def start(self, stage: str, total: int, *, done: int = 0, unit: str = "rows") -> None:
         """Begin a stage of `total` units, of which `done` were there already (a resumed run)."""
         self.finish()
-        self._stage, self._unit = stage, unit
+        self._stage, self._unit, self._note = stage, unit, ""
         self._meter = Meter(total, done, clock=self._clock)
         self._last_line = self._clock()
         if self._drawn:
@@ -248,7 +249,12 @@ class RichProgress:
             self._bar.update(self._task, completed=self._meter.done, pace=self._pace())
         elif not self._quiet and not self._drawn and self._clock() - self._last_line >= _LINE_EVERY_SECONDS:
             self._last_line = self._clock()
-            _logger.info("%s %s", self._stage, self._meter.describe(self._unit))
+            noted = f", {self._note}" if self._note else ""
+            _logger.info("%s %s%s", self._stage, self._meter.describe(self._unit), noted)
+
+    def note(self, text: str) -> None:
+        """Show a short text beside the pace."""
+        self._note = text
 
     def finish(self) -> None:
         """End the stage and give the terminal back. Harmless when there is none."""
@@ -257,7 +263,8 @@ class RichProgress:
         self._bar = self._task = self._meter = None
 
     def _pace(self) -> str:
-        return ", ".join(self._meter.pace(self._unit)) if self._meter is not None else ""
+        noted = [self._note] if self._note else []
+        return ", ".join([*noted, *self._meter.pace(self._unit)]) if self._meter is not None else ""
 
     def _draw(self) -> None:
         from rich.console import Console as RichConsole

@@ -5,6 +5,7 @@ keeps Python's disposition (ignored) while anything runs, because servers and wo
 """
 
 import contextlib
+import importlib
 import os
 import signal
 import sys
@@ -13,7 +14,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from pyllm.cli import _console, _pipes, aggregate, anchors, pack, runs, score, select, shard
+from pyllm.cli import _console, _pipes
 from pyllm.errors import PyllmError
 
 EPILOG = """\b
@@ -33,13 +34,16 @@ Exit codes:
   4    the machine lacks something: a model, a device, a writable folder
   130  interrupted (Ctrl-C)
   141  the reader of the output closed the pipe
+  143  terminated (SIGTERM); what was done is saved
 """
 
 EXIT_USAGE = 2
-EXIT_INTERRUPTED = 130
+EXIT_SIGNAL = 128
 EXIT_READER_GONE = 141
 
-_COMMANDS = ("aggregate", "score", "select", "shard", "runs", "pack", "anchors")
+# In the order of the help. A command is a function of its module's name; `runs` has commands of its own.
+_COMMANDS = ("score", "select", "finetune", "aggregate", "anchors", "pack", "shard")
+_GROUPS = ("runs",)
 
 app = typer.Typer(
     name="toolkit",
@@ -50,13 +54,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("score", epilog=score.EXAMPLES)(score.score)
-app.command("aggregate", epilog=aggregate.EXAMPLES)(aggregate.aggregate)
-app.command("anchors", epilog=anchors.EXAMPLES)(anchors.anchors)
-app.command("pack", epilog=pack.EXAMPLES)(pack.pack)
-app.command("select", epilog=select.EXAMPLES)(select.select)
-app.command("shard", epilog=shard.EXAMPLES)(shard.shard)
-app.add_typer(runs.app, name="runs")
+_mounted: set[str] = set()
 
 
 @app.callback(invoke_without_command=True)
@@ -99,15 +97,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as interrupt:
         # A second, impatient Ctrl-C must not cover the message with a traceback.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        _console.error("interrupted", hint=str(interrupt) or None)
-        return EXIT_INTERRUPTED
+        number = getattr(interrupt, "number", signal.SIGINT)
+        _console.error("interrupted" if number == signal.SIGINT else "terminated", hint=str(interrupt) or None)
+        return EXIT_SIGNAL + number
     except PyllmError as error:
         _console.error(error.message, hint=error.hint)
         return error.exit_code
     return code
 
 
+def _mount(words: list[str]) -> None:
+    """Mount the command that is asked for: Typer takes milliseconds for each, so the others stay out of its way."""
+    known = (*_COMMANDS, *_GROUPS)
+    for name in words[:1] if words and words[0] in known else known:
+        if name in _mounted:
+            continue
+        module = importlib.import_module(f"pyllm.cli.{name}")
+        if name in _GROUPS:
+            app.add_typer(module.app, name=name)
+        else:
+            app.command(name, epilog=module.EXAMPLES)(getattr(module, name))
+        _mounted.add(name)
+
+
 def _run(words: list[str]) -> int:
+    _mount(words)
     command = typer.main.get_command(app)
     try:
         with command.make_context("toolkit", words) as context:
@@ -119,7 +133,7 @@ def _run(words: list[str]) -> int:
         raise KeyboardInterrupt from None
     except typer.TyperException as error:
         # Errors of the option parser itself do not say which command they belong to.
-        known = f"toolkit {words[0]}" if words and words[0] in _COMMANDS else "toolkit"
+        known = f"toolkit {words[0]}" if words and words[0] in _mounted else "toolkit"
         where = getattr(getattr(error, "ctx", None), "command_path", known)
         _console.error(_as_sentence_part(error.format_message()), hint=f"{where} --help")
         return EXIT_USAGE

@@ -13,6 +13,9 @@ class Progress(Protocol):
     def advance(self, units: int, *, tokens: int = 0) -> None:
         """Report `units` more done, at the cost of `tokens` model tokens."""
 
+    def note(self, text: str) -> None:
+        """Give a short text to stand beside the stage, such as the present loss; it replaces the one before."""
+
     def finish(self) -> None:
         """End the stage."""
 
@@ -22,6 +25,9 @@ class _NoProgress:
         pass
 
     def advance(self, units: int, *, tokens: int = 0) -> None:
+        pass
+
+    def note(self, text: str) -> None:
         pass
 
     def finish(self) -> None:

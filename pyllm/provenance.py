@@ -69,3 +69,25 @@ def step(command: str, **facts: Any) -> dict[str, Any]:
     """
     whole: dict[str, Any] = json.loads(canonical_json({**facts, "command": command, "version": package_version()}))
     return whole
+
+
+def differences(there: Any, here: Any, name: str = "") -> list[str]:
+    """Where two keys of a run differ, a phrase each.
+
+    Example:
+        >>> differences({"a": 1, "b": {"c": 2}}, {"a": 1, "b": {"c": 3}})
+        ['b.c: 2 there, 3 here']
+    """
+    if isinstance(there, dict) and isinstance(here, dict):
+        lines = []
+        for part in sorted(there.keys() | here.keys()):
+            lines += differences(there.get(part), here.get(part), f"{name}.{part}" if name else part)
+        return lines
+    if there == here:
+        return []
+    return [f"{name}: {_short(there)} there, {_short(here)} here"]
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= 40 else text[:12] + "..."

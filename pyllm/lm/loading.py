@@ -127,19 +127,8 @@ def load_model(
     Raises:
         PrerequisiteError: It is no causal LM, weights are missing, or it does not fit the device.
     """
-    quiet_transformers()
-    source.weights()
+    model = load_pretrained(source, dtype=dtype, attention="eager")
     try:
-        both: Any = AutoModelForCausalLM.from_pretrained(
-            source.folder, dtype=dtype, attn_implementation="eager", output_loading_info=True
-        )
-        model, loaded = both
-        if loaded["missing_keys"]:
-            missing = sorted(loaded["missing_keys"])
-            raise PrerequisiteError(
-                f"model `{source.name}` is no whole causal language model: weight `{missing[0]}` is missing"
-                f" ({len(missing)} in all)"
-            )
         if pad_row is not None:
             _fit_vocabulary(model, pad_row)
         wrapped = causal_lm(model.to(device))
@@ -147,10 +136,37 @@ def load_model(
         raise PrerequisiteError(
             f"model `{source.name}` does not fit into the memory of `{device}`", hint="use a smaller --dtype"
         ) from error
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise PrerequisiteError(f"model `{source.name}` cannot be loaded: {first_line(error)}") from error
     _log.info("model: %s, %.3g parameters, %s on %s", source.name, model.num_parameters(), dtype, device)
     return wrapped
+
+
+def load_pretrained(source: ModelSource, *, dtype: torch.dtype, attention: str) -> Any:
+    """The transformers model itself, whole, on the CPU.
+
+    Args:
+        source: The model.
+        dtype: Type of its weights.
+        attention: Name of the implementation of attention.
+
+    Raises:
+        PrerequisiteError: It cannot be loaded, is no causal LM, or weights are missing.
+    """
+    quiet_transformers()
+    source.weights()
+    try:
+        both: Any = AutoModelForCausalLM.from_pretrained(
+            source.folder, dtype=dtype, attn_implementation=attention, output_loading_info=True
+        )
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise PrerequisiteError(f"model `{source.name}` cannot be loaded: {first_line(error)}") from error
+    model, loaded = both
+    if loaded["missing_keys"]:
+        missing = sorted(loaded["missing_keys"])
+        raise PrerequisiteError(
+            f"model `{source.name}` is no whole causal language model: weight `{missing[0]}` is missing"
+            f" ({len(missing)} in all)"
+        )
+    return model
 
 
 @torch.no_grad()

@@ -108,6 +108,11 @@ def find_model(name: str) -> ModelSource:
     return ModelSource(name, folder)
 
 
+def is_hub_id(name: str) -> bool:
+    """Whether a model of this name is taken from the hub: it is neither `nano` nor a folder here."""
+    return name != NANO and not Path(name).expanduser().is_dir()
+
+
 def _from_hub(name: str) -> Path:
     # Imported here: a local model needs no hub client.
     from huggingface_hub import snapshot_download

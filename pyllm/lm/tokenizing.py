@@ -146,15 +146,20 @@ def _json(path: Path) -> dict[str, Any]:
     return value
 
 
+def has_chat_template(found: TrainingTokenizer) -> bool:
+    """Whether a tokenizer comes with a chat template, as far as its files say."""
+    names = ("chat_template.jinja", "chat_template.json", "additional_chat_templates")
+    described = _json(found.folder / "tokenizer_config.json").get("chat_template")
+    return bool(described) or any((found.folder / name).exists() for name in names)
+
+
 def chat_tokenizer(found: TrainingTokenizer) -> Tokenizer:
     """The same tokenizer as transformers has it, which renders its chat template.
 
     Raises:
         PrerequisiteError: It has no chat template or cannot be read.
     """
-    names = ("chat_template.jinja", "chat_template.json", "additional_chat_templates")
-    described = _json(found.folder / "tokenizer_config.json").get("chat_template")
-    if not described and not any((found.folder / name).exists() for name in names):
+    if not has_chat_template(found):
         # Said before transformers is imported, which takes seconds.
         raise PrerequisiteError(
             f"tokenizer `{found.name}` has no chat template", hint="use --template nuggets or alpaca"

@@ -30,7 +30,7 @@ import numpy as np
 
 from pyllm.data.tables import write_bytes_atomically, write_json_atomically
 from pyllm.errors import PrerequisiteError, SettingError
-from pyllm.provenance import canonical_json
+from pyllm.provenance import canonical_json, differences
 
 _log = logging.getLogger(__name__)
 
@@ -139,28 +139,12 @@ def _facts(folder: Path, key: Mapping[str, Any], fixed: Mapping[str, Any]) -> Ma
         found = facts["key"]
     except (ValueError, KeyError, TypeError) as error:
         raise SettingError(f"`{path}` is not the record of a run", hint="give another --run folder") from error
-    differences = _differences(found, wanted)
+    unlike = differences(found, wanted)
     if facts.get("format") != FORMAT:
-        differences.insert(0, f"format: {facts.get('format')} there, {FORMAT} here")
-    if differences:
+        unlike.insert(0, f"format: {facts.get('format')} there, {FORMAT} here")
+    if unlike:
         raise SettingError(
-            f"run folder `{folder}` belongs to other work: " + "; ".join(differences),
+            f"run folder `{folder}` belongs to other work: " + "; ".join(unlike),
             hint="give another --run folder, or none",
         )
     return dict(facts)
-
-
-def _differences(there: Any, here: Any, name: str = "") -> list[str]:
-    if isinstance(there, dict) and isinstance(here, dict):
-        lines = []
-        for part in sorted(there.keys() | here.keys()):
-            lines += _differences(there.get(part), here.get(part), f"{name}.{part}" if name else part)
-        return lines
-    if there == here:
-        return []
-    return [f"{name}: {_short(there)} there, {_short(here)} here"]
-
-
-def _short(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value)
-    return text if len(text) <= 40 else text[:12] + "..."

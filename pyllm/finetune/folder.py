@@ -1,0 +1,202 @@
+"""The folder of a finetuning run, and which of its checkpoints count.
+
+Layout::
+
+    run.json                 what the run is (its key), where its inputs were, the provenance of its rows; sealed
+    data/train.parquet       the rows it trains on; data/eval.parquet the rows held out
+    data/train/, data/eval/  the same as packs of token ids
+    data/manifest.json       digests of these; sealed, written when all of them are whole
+    events.jsonl             one event a line, appended as it happens
+    checkpoints/checkpoint-N what resuming needs, and manifest.json, sealed, written last
+    final/                   the trained model and its tokenizer
+    baselines/               runs of the same kind for the controls, and their comparison
+    manifest.json            digests of everything; sealed, written when the run is finished
+
+Invariants: a checkpoint without a sealed manifest that fits it does not exist; a folder is only used for the key it
+was made with; nothing is trained before the data is whole.
+"""
+
+import contextlib
+import fcntl
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pyllm.errors import InputError, PrerequisiteError, SettingError, reason_of
+from pyllm.finetune.sealed import folder_facts, mismatches, read_sealed, sync_folder, write_sealed
+from pyllm.provenance import differences
+
+_log = logging.getLogger(__name__)
+
+RECORD = "run.json"
+MANIFEST = "manifest.json"
+EVENTS = "events.jsonl"
+CHECKPOINTS = "checkpoints"
+FINAL = "final"
+DATA = "data"
+BASELINES = "baselines"
+
+_PREFIX = "checkpoint-"
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """An open run folder.
+
+    Args:
+        path: Where it is.
+        record: What `run.json` holds.
+    """
+
+    path: Path
+    record: Mapping[str, Any]
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where checkpoints are."""
+        return self.path / CHECKPOINTS
+
+    @property
+    def final(self) -> Path:
+        """Where the trained model goes."""
+        return self.path / FINAL
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run came to its end."""
+        return (self.path / MANIFEST).is_file()
+
+
+def is_run(path: Path) -> bool:
+    """Whether a folder holds a run, finished or not."""
+    return (path / RECORD).is_file()
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Make the folder of a run and hold it for this process alone.
+
+    Raises:
+        PrerequisiteError: Another process works there, or it cannot be made.
+        SettingError: It holds other files.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    except (OSError, ValueError) as error:  # ValueError: a NUL byte in the path
+        raise PrerequisiteError(f"cannot write {path}: {reason_of(error)}") from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise PrerequisiteError(
+                f"another process trains in {path}", hint="wait for it, or name another folder"
+            ) from error
+        if not is_run(path) and (foreign := sorted(entry.name for entry in path.iterdir())):
+            raise SettingError(f"`--out {path}` holds other files (`{foreign[0]}`)", hint="name a new folder")
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def begin(path: Path, key: Mapping[str, Any], facts: Mapping[str, Any]) -> RunFolder:
+    """Write the record of a new run.
+
+    Args:
+        path: Its folder, locked.
+        key: Everything that decides its weights.
+        facts: What else is known when it begins.
+
+    Raises:
+        PrerequisiteError: It cannot be written.
+    """
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    record = {**facts, "command": "finetune", "created": created, "key": dict(key)}
+    write_sealed(path / RECORD, record)
+    return RunFolder(path, record)
+
+
+def reopen(path: Path, key: Mapping[str, Any]) -> RunFolder:
+    """Open the folder of a run that began before.
+
+    Raises:
+        InputError: Its record was changed.
+        SettingError: It is another run; the message names the differences.
+    """
+    record = read_sealed(path / RECORD)
+    if unlike := differences(record.get("key"), dict(key)):
+        raise SettingError(
+            f"the run in {path} is another one: {'; '.join(unlike)}",
+            hint="give the settings, data and model it began with, or name a new folder",
+        )
+    return RunFolder(path, record)
+
+
+def checkpoint_steps(folder: Path) -> list[int]:
+    """Steps of the checkpoints that are there, whole or not, ascending."""
+    names = [path.name.removeprefix(_PREFIX) for path in folder.glob(f"{_PREFIX}*") if path.is_dir()]
+    return sorted(int(name) for name in names if name.isdecimal())
+
+
+def checkpoint_path(folder: Path, step: int) -> Path:
+    """Where the checkpoint of a step is."""
+    return folder / f"{_PREFIX}{step}"
+
+
+def seal_checkpoint(path: Path, step: int) -> None:
+    """Write a checkpoint's manifest, which makes it count.
+
+    Raises:
+        PrerequisiteError: It cannot be written.
+    """
+    sync_folder(path)
+    write_sealed(path / MANIFEST, {"files": folder_facts(path, leave_out=[MANIFEST]), "step": step})
+
+
+def faults_of_checkpoint(path: Path) -> list[str]:
+    """Why a checkpoint does not count, a phrase each; nothing when it does."""
+    if not (path / MANIFEST).is_file():
+        return [f"{path} was not written to its end"]
+    try:
+        return mismatches(path, read_sealed(path / MANIFEST)["files"])
+    except InputError as error:
+        return [error.message]
+
+
+def newest_whole_checkpoint(folder: Path) -> int | None:
+    """The last step whose checkpoint is whole; those behind it are named in the log and removed.
+
+    Returns:
+        The step, or None when there is none.
+    """
+    for step in reversed(checkpoint_steps(folder)):
+        path = checkpoint_path(folder, step)
+        faults = faults_of_checkpoint(path)
+        if not faults:
+            return step
+        _log.warning("checkpoint of step %d is left out: %s", step, faults[0])
+        shutil.rmtree(path)
+    return None
+
+
+def finish(run: RunFolder, result: Mapping[str, Any]) -> None:
+    """Write the manifest of the whole run.
+
+    Args:
+        run: The run.
+        result: Its numbers.
+
+    Raises:
+        PrerequisiteError: It cannot be written.
+    """
+    facts = {
+        "files": folder_facts(run.path, leave_out=[MANIFEST]),
+        "result": dict(result),
+        "steps": run.record["steps"],
+    }
+    write_sealed(run.path / MANIFEST, facts)

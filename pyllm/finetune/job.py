@@ -1,0 +1,241 @@
+"""What is known of a run before its weights are loaded: rows, settings, schedule, and the key that names it."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from pyllm.data.tokens import TrainingTemplate, TrainingTokenizer
+from pyllm.errors import InputError, SettingError
+from pyllm.finetune import data
+from pyllm.finetune.schedule import TrainingSchedule, by_examples, by_packs
+from pyllm.finetune.sequences import Sequences
+from pyllm.finetune.settings import FINETUNE_VERSION, FinetuneSettings
+from pyllm.lm.loading import load_config
+from pyllm.lm.sources import ModelSource, find_model
+from pyllm.lm.tokenizing import find_tokenizer, has_chat_template
+from pyllm.provenance import package_version, sha256_hex, step
+
+_log = logging.getLogger(__name__)
+
+_PACKAGES = ("torch", "transformers", "trl", "accelerate")
+_CPU_PASS_TOKENS = 1024
+_GPU_PASS_TOKENS = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the user asked for.
+
+    Args:
+        source: What to train on; None takes the rows that the folder of the run keeps.
+        settings: How; a template of None in `template` follows from the model.
+        template: As the user named it, or None.
+        eval_data: A file of rows to hold out, or None.
+        eval_share: Share of the rows to hold out, or None.
+        shape: Shape of the rows.
+        strict: Refuse a file that has a bad row.
+        bad_rows_path: Where to collect bad rows.
+        dedup: Drop rows whose content stood in an earlier row.
+    """
+
+    source: str | None
+    settings: FinetuneSettings
+    template: TrainingTemplate | None = None
+    eval_data: str | None = None
+    eval_share: float | None = None
+    shape: str = "auto"
+    strict: bool = False
+    bad_rows_path: Path | None = None
+    dedup: bool = False
+
+    def __post_init__(self) -> None:
+        """Check what is held out."""
+        if self.eval_data is not None and self.eval_share is not None:
+            raise SettingError("`--eval-data` and `--eval-split` contradict each other")
+        if self.eval_share is not None and not 0 < self.eval_share < 1:
+            raise SettingError(f"a share of {self.eval_share:g} cannot be held out: above 0 and below 1 is wanted")
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A run, ready to be set up.
+
+    Args:
+        settings: The settings, all filled in.
+        source: The model.
+        config: Its transformers configuration.
+        tokenizer: Its tokenizer.
+        rows: What it trains on.
+        held_out: What it is evaluated on, or None.
+        key: Everything that decides the weights.
+    """
+
+    settings: FinetuneSettings
+    source: ModelSource
+    config: Any
+    tokenizer: TrainingTokenizer
+    rows: data.Rows
+    held_out: data.Rows | None
+    key: Mapping[str, Any]
+
+    @property
+    def steps(self) -> list[dict[str, Any]]:
+        """Provenance of the trained model."""
+        facts = {name: value for name, value in self.key.items() if name != "packages"}
+        return [*self.rows.steps, step("finetune", **facts)]
+
+
+def prepare(request: Request, *, kept: Path | None = None, processes: int = 1) -> Job:
+    """Find the model and read the rows; loads no weights and writes nothing.
+
+    Args:
+        request: What the user asked for.
+        kept: Folder of an earlier run whose rows are taken where the request names none.
+        processes: How many train together.
+
+    Raises:
+        InputError: Rows cannot be read.
+        SettingError: Settings contradict each other, the rows or the model.
+        PrerequisiteError: The model is not there.
+    """
+    found = find_model(request.settings.model)
+    source = replace(found, folder=found.folder.resolve())  # an adapter names it, wherever it is loaded
+    config = load_config(source)
+    tokenizer = find_tokenizer(request.settings.model)
+    if request.source is not None:
+        rows, held_out = _read(request)
+    elif kept is not None:
+        rows, held_out = _kept(kept)
+    else:
+        raise InputError("there are no rows to train on", hint="name a file")
+    template = request.template
+    if rows.packs:
+        data.check_packs(rows, tokenizer, template)
+        template = data.template_of(rows) or template
+    template = template or ("chat" if has_chat_template(tokenizer) else "alpaca")
+    settings = _fit(replace(request.settings, template=template), config)
+    return Job(settings, source, config, tokenizer, rows, held_out, _key(settings, source, rows, held_out, processes))
+
+
+def _fit(settings: FinetuneSettings, config: Any) -> FinetuneSettings:
+    """Cut the length to what the model was made for."""
+    context = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if context is None or settings.max_length <= context:
+        return settings
+    _log.warning("`%s` was made for %d tokens: examples are cut there", settings.model, context)
+    return replace(settings, max_length=int(context))
+
+
+def _read(request: Request) -> tuple[data.Rows, data.Rows | None]:
+    rows = data.read_rows(
+        request.source or "",
+        shape=request.shape,
+        strict=request.strict,
+        bad_rows_path=request.bad_rows_path,
+        dedup=request.dedup,
+    )
+    if request.eval_data is not None:
+        held_out = data.read_rows(request.eval_data)
+        if held_out.table is not None and rows.table is not None:
+            held_out = replace(held_out, table=_not_trained(held_out.table, rows.table, request.eval_data))
+        return rows, held_out
+    if request.eval_share is None:
+        return rows, None
+    if rows.table is None:
+        raise SettingError("packs cannot be split: hold rows out with `--eval-data`")
+    train, left = data.split(rows.table, request.eval_share, request.settings.seed)
+    return replace(rows, table=train), replace(rows, table=left)
+
+
+def _not_trained(held_out: pl.DataFrame, trained: pl.DataFrame, name: str) -> pl.DataFrame:
+    left = data.without(held_out, trained)
+    if left.height < held_out.height:
+        _log.warning("%s: %s rows are also trained on and left out of it", name, f"{held_out.height - left.height:,}")
+    if not left.height:
+        raise InputError(f"{name}: every row is also trained on, so nothing is held out")
+    return left
+
+
+def _kept(run: Path) -> tuple[data.Rows, data.Rows | None]:
+    rows = data.kept_rows(run, data.TRAIN)
+    if rows is None:
+        raise InputError(f"{run} keeps no rows: it was stopped before they were written", hint="name them again")
+    return rows, data.kept_rows(run, data.EVAL)
+
+
+def _key(
+    settings: FinetuneSettings, source: ModelSource, rows: data.Rows, held_out: data.Rows | None, processes: int
+) -> dict[str, Any]:
+    packages = (*_PACKAGES, "peft") if settings.lora is not None else _PACKAGES
+    return {
+        "data": {"eval": None if held_out is None else _content(held_out), "train": _content(rows)},
+        "model": {
+            "config_sha256": source.config_sha256(),
+            "name": Path(source.name).name,
+            "tokenizer_sha256": source.tokenizer_sha256(),
+            "weights_sha256": source.weights_sha256(),
+        },
+        "packages": {name: metadata.version(name) for name in packages},
+        "processes": processes,
+        "settings": settings.facts(),
+        "version": f"{package_version()}, finetuning {FINETUNE_VERSION}",
+    }
+
+
+def _content(rows: data.Rows) -> dict[str, Any]:
+    """Digest of what is trained on, whatever columns stand beside it."""
+    if rows.table is None:
+        return {"packs_sha256": rows.content_sha256}
+    return {"rows": rows.table.height, "rows_sha256": sha256_hex("\n".join(rows.table["id"].to_list()))}
+
+
+def pass_tokens(settings: FinetuneSettings, *, on_gpu: bool) -> int:
+    """Most tokens of a forward pass."""
+    return settings.micro_batch_tokens or (_GPU_PASS_TOKENS if on_gpu else _CPU_PASS_TOKENS)
+
+
+def make_schedule(
+    sequences: Sequences, settings: FinetuneSettings, *, on_gpu: bool, processes: int = 1
+) -> TrainingSchedule:
+    """The schedule of a run over its examples or packs."""
+    limit = pass_tokens(settings, on_gpu=on_gpu)
+    if settings.batch_examples is not None:
+        return by_examples(
+            sequences,
+            examples=settings.batch_examples,
+            epochs=settings.epochs,
+            pass_tokens=limit,
+            seed=settings.seed,
+            processes=processes,
+        )
+    packs = max(1, round((settings.batch_tokens or 0) / settings.max_length))
+    return by_packs(
+        sequences, packs=packs, epochs=settings.epochs, pass_tokens=limit, seed=settings.seed, processes=processes
+    )
+
+
+def sequences_of(run: Path, name: str, settings: FinetuneSettings, config: Any) -> Sequences:
+    """The token ids of a run's rows, in the order that its schedule counts in.
+
+    Raises:
+        InputError: They are missing, or an example is longer than the model can take.
+    """
+    sequences = data.load(run, name)
+    if sequences is None:
+        raise InputError(f"{run} keeps no packs of `{name}`")
+    context = getattr(config.get_text_config(), "max_position_embeddings", None)
+    longest = int(sequences.lengths.max())
+    if context is not None and longest > context:
+        raise InputError(f"an example has {longest} tokens and the model was made for {context}")
+    vocabulary = int(config.get_text_config().vocab_size)
+    if (highest := int(sequences.ids.max())) >= vocabulary:
+        raise InputError(f"token {highest} is beyond the model's vocabulary of {vocabulary}")
+    table = data.rows_of(run, name)
+    if table is None or settings.batch_examples is None:
+        return sequences
+    return sequences.in_order_of(table["id"].to_list())
