@@ -25,6 +25,7 @@ __all__ = [
     "__version__",
     "aggregate_logprobs",
     "golden_scores",
+    "golden_wins",
     "kmeans",
     "logprobs_metadata",
     "pack_best_fit",
@@ -129,6 +130,29 @@ def golden_scores(
         zero_shot_nats: The same without a row: anchors.
         left_out: Pairs to count nowhere: rows x anchors.
         threads: Threads to use, 0 for all cores. The result does not depend on it.
+
+    Raises:
+        InputError: The shapes do not fit together, or an array is not C-contiguous.
+        PrerequisiteError: The threads could not be started.
+
+    Source:
+        NUGGETS (arXiv 2312.10302), section 3.2, golden score.
+    """
+
+def golden_wins(
+    one_shot_nats: NDArray[np.float32] | NDArray[np.float64], zero_shot_nats: NDArray[np.float64], *, threads: int = 0
+) -> tuple[NDArray[np.uint32], int]:
+    """Count the wins of each row, and all pairs that gave no number: `golden_scores` without the gains.
+
+    In float32, memory sets the pace.
+
+    Args:
+        one_shot_nats: Sum of the answer's log-probabilities behind each row: rows x anchors.
+        zero_shot_nats: The same without a row: anchors.
+        threads: Threads to use, 0 for all cores. The result does not depend on it.
+
+    Returns:
+        `wins` and `nan_pairs`, as in `GoldenScores`.
 
     Raises:
         InputError: The shapes do not fit together, or an array is not C-contiguous.

@@ -20,21 +20,23 @@ def part(setting: Setting) -> Part:
         return Contestant(name, [setting.peer("aggregate_peers.py", way, setting.data, times)], ONE_THREAD)
 
     contestants = [
-        ours("golden_scores, float32 in memory", "memory", often),
+        ours("golden_wins, float32 in memory", "memory", often),
         peer("numpy by blocks, float32 in memory", "numpy", often),
         peer("numba, float32 in memory", "numba", often),
+        ours("golden_scores: mean gains beside", "scores", often),
         ours("aggregate, our matrix file", "logprob.arrow", often),
         ours("aggregate, long Parquet", "logprob_long.parquet"),
         peer("duckdb, long Parquet", "duckdb"),
         ours("aggregate, Parquet of lists", "logprob_list.parquet"),
         peer("pyarrow and numpy, Parquet of lists", "pyarrow"),
     ]
-    memory, numpy, numba, file, long, duckdb, lists, pyarrow = (each.name for each in contestants)
+    memory, numpy, numba, scores, file, long, duckdb, lists, pyarrow = (each.name for each in contestants)
     per_full = FULL_PAIRS / (rows * 100)
     rss_mib = 64 + 4 * rows / 2**20
     ratios = [
         Ratio("in memory, float32", memory, [numpy], at_least=4),
         Ratio("in memory, float32", memory, [numba], at_least=1.5),
+        Ratio("in memory, mean gains beside", scores, [numpy], at_least=2),
         Ratio("our file, CPU-s for 100 million", file, at_most=0.15, scaled_by=per_full),
         Ratio("our file, read and all", file, [numpy], at_least=4),
         Ratio("long Parquet", long, [duckdb], at_least=1.5),

@@ -1,4 +1,4 @@
-"""`pyllm._core.golden_scores` equals its slow, obvious twin."""
+"""`pyllm._core.golden_scores` and `golden_wins` equal their slow, obvious twin."""
 
 import numpy as np
 import pytest
@@ -40,6 +40,24 @@ def test_scores_equal_the_oracle(pairs: tuple[np.ndarray, np.ndarray, np.ndarray
     assert scores.nan_pairs == nan_pairs
 
 
+@given(_pairs(), st.sampled_from([np.float32, np.float64]))
+def test_wins_alone_equal_the_oracle(pairs: tuple[np.ndarray, np.ndarray, object], dtype: type) -> None:
+    one_shot, zero_shot = pairs[0].astype(dtype), pairs[1]
+    wins, nan_pairs = _core.golden_wins(one_shot, zero_shot)
+    expected, _, _, expected_nan_pairs = oracles.golden_scores(one_shot, zero_shot, None)
+    assert (wins.dtype, wins.tolist(), nan_pairs) == (np.uint32, expected, expected_nan_pairs)
+
+
+def test_many_blocks_of_wins_equal_numpy() -> None:
+    generator = np.random.default_rng(4)
+    one_shot, zero_shot = -generator.random((3_000, 101), dtype=np.float32), -generator.random(101)
+    one_shot[5, 100] = one_shot[2_999, 0] = np.nan
+    for threads in (1, 2):
+        wins, nan_pairs = _core.golden_wins(one_shot, zero_shot, threads=threads)
+        np.testing.assert_array_equal(wins, (one_shot > zero_shot).sum(axis=1))
+        assert nan_pairs == 2
+
+
 def test_threads_and_blocks_change_no_byte() -> None:
     generator = np.random.default_rng(3)
     one_shot, zero_shot = -generator.random((3_000, 97)), -generator.random(97)
@@ -67,6 +85,8 @@ def test_shapes_that_do_not_fit_are_named() -> None:
     one_shot = np.zeros((2, 3))
     with pytest.raises(InputError, match=r"`one_shot_nats` has 6 values, but 2 rows x 2 anchors are wanted"):
         _core.golden_scores(one_shot, np.zeros(2))
+    with pytest.raises(InputError, match=r"`one_shot_nats` has 6 values, but 2 rows x 2 anchors are wanted"):
+        _core.golden_wins(one_shot, np.zeros(2))
     # As many values as wanted, in another shape.
     with pytest.raises(InputError, match=r"`left_out` is \[3, 2\], but `one_shot_nats` is \[2, 3\]"):
         _core.golden_scores(one_shot, np.zeros(3), np.zeros((3, 2), dtype=bool))

@@ -1,6 +1,6 @@
 """Ours: golden scores of a matrix in memory, or from a file to a table of the best.
 
-Usage: aggregate_ours.py memory|logprob.arrow|logprob_long.parquet|logprob_list.parquet FOLDER TIMES SCRATCH
+Usage: aggregate_ours.py memory|scores|logprob.arrow|logprob_long.parquet|logprob_list.parquet FOLDER TIMES SCRATCH
 """
 
 import sys
@@ -13,13 +13,15 @@ from _clock import timed
 
 from pyllm import _core
 
-BEST_ROWS = 10_000
+KEPT_SHARE = 100  # one of so many rows: the best 10,000 of a million
 
 
-def in_memory(folder: Path) -> Callable[[], Any]:
-    """The matrix is there already, in single precision as it is stored; mean gains are summed beside the wins."""
+def in_memory(folder: Path, *, gains: bool) -> Callable[[], Any]:
+    """The matrix is there already, in single precision as it is stored: wins, with or without mean gains beside."""
     matrix, zero_shot = np.load(folder / "logprob.npy"), np.load(folder / "zero_shot.npy").astype(np.float64)
-    return lambda: _core.golden_scores(matrix, zero_shot, threads=1).wins
+    if gains:
+        return lambda: _core.golden_scores(matrix, zero_shot, threads=1).wins
+    return lambda: _core.golden_wins(matrix, zero_shot, threads=1)[0]
 
 
 def from_file(file: Path, out: Path, **kept: int) -> Any:
@@ -37,8 +39,8 @@ def found(wins: Any) -> dict[str, Any]:
 def main() -> None:
     """Time the one that is asked for; all rows are written and looked at after the clock has stopped."""
     name, folder, times, scratch = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
-    if name == "memory":
-        timed(in_memory(folder), found, times=times)
+    if name in ("memory", "scores"):
+        timed(in_memory(folder, gains=name == "scores"), found, times=times)
         return
 
     def told(_: Any) -> dict[str, Any]:
@@ -47,7 +49,8 @@ def main() -> None:
         from_file(folder / name, scratch / "all.parquet")
         return found(pl.read_parquet(scratch / "all.parquet")["wins"].to_numpy())
 
-    timed(lambda: from_file(folder / name, scratch / "best.parquet", top_rows=BEST_ROWS), told, times=times)
+    best = max(1, len(np.load(folder / "logprob.npy", mmap_mode="r")) // KEPT_SHARE)
+    timed(lambda: from_file(folder / name, scratch / "best.parquet", top_rows=best), told, times=times)
 
 
 main()

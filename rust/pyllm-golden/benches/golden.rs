@@ -3,7 +3,7 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use pyllm_golden::golden_scores;
+use pyllm_golden::{golden_scores, golden_wins};
 use rayon::ThreadPoolBuilder;
 
 const ROWS: usize = 10_000;
@@ -23,6 +23,14 @@ fn aggregate(criterion: &mut Criterion) {
             });
         });
     }
+    group.finish();
+    let narrow: Vec<f32> = one_shot.iter().map(|&sum| sum as f32).collect();
+    let mut group = criterion.benchmark_group("golden_wins");
+    group.throughput(Throughput::Elements((ROWS * ANCHORS) as u64));
+    let Ok(pool) = ThreadPoolBuilder::new().num_threads(1).build() else { return };
+    group.bench_function("one thread, float32", |bencher| {
+        bencher.iter(|| pool.install(|| golden_wins(ROWS, black_box(&narrow), black_box(&zero_shot))));
+    });
     group.finish();
 }
 

@@ -4,7 +4,7 @@
 //! the lanes are then folded in halves. This order is part of the result: it is the same for sums of 32 and of 64 bits,
 //! with and without pairs left out, and on every processor, so equal pairs have the same mean to the last bit.
 
-use crate::{GoldenError, GoldenScores};
+use crate::{GoldenError, GoldenScores, counts};
 
 /// Lanes of a sum: two registers of four float64 each keep an adder busy, and a row of 100 anchors ends evenly enough.
 pub const LANES: usize = 8;
@@ -21,6 +21,10 @@ pub trait Nats: Copy + Default + PartialOrd + Send + Sync + sealed::Sealed {
     ///
     /// A number of this type is above `limit` exactly when it is above this one, so 32 bits are compared in 32 bits.
     fn floor_of(limit: f64) -> Self;
+
+    /// Writes the wins of whole rows against finite sums, and returns how many values are not numbers.
+    #[doc(hidden)]
+    fn count_rows(baseline: &Baseline<Self>, one_shot_nats: &[Self], wins: &mut [u32]) -> u64;
 }
 
 mod sealed {
@@ -40,6 +44,10 @@ impl Nats for f32 {
         let nearest = limit as f32;
         if f64::from(nearest) > limit { nearest.next_down() } else { nearest }
     }
+
+    fn count_rows(baseline: &Baseline<Self>, one_shot_nats: &[Self], wins: &mut [u32]) -> u64 {
+        counts::count_single(baseline, one_shot_nats, wins)
+    }
 }
 
 impl Nats for f64 {
@@ -51,6 +59,10 @@ impl Nats for f64 {
 
     fn floor_of(limit: f64) -> Self {
         limit
+    }
+
+    fn count_rows(baseline: &Baseline<Self>, one_shot_nats: &[Self], wins: &mut [u32]) -> u64 {
+        counts::count_by_gains(baseline, one_shot_nats, wins)
     }
 }
 
@@ -90,6 +102,11 @@ impl<T: Nats> Baseline<T> {
         self.anchors
     }
 
+    /// What a win is strictly above, filled up to whole lanes with zeros.
+    pub(crate) fn limits(&self) -> &[[T; LANES]] {
+        &self.limits
+    }
+
     /// Scores whole rows, none of whose pairs are left out, and appends them.
     ///
     /// Values behind the last whole row are passed over, as is everything when there are no anchors.
@@ -114,22 +131,21 @@ impl<T: Nats> Baseline<T> {
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "it is compiled once for each kind of processor")]
     fn score_rows_on_any(&self, one_shot_nats: &[T], scores: &mut GoldenScores) {
-        if self.anchors == 0 {
-            return;
-        }
-        for row in one_shot_nats.chunks_exact(self.anchors) {
-            scores.push(&self.tally_row(row));
+        let Some(rows) = one_shot_nats.len().checked_div(self.anchors) else { return };
+        scores.reserve(rows);
+        for row in 0..rows {
+            scores.push(&self.tally_row(&one_shot_nats[row * self.anchors..]));
         }
     }
 
-    /// The tally of one whole row, of [`Baseline::anchors`] values.
+    /// The tally of the row that `from_row` begins with: [`Baseline::anchors`] values, whatever follows.
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "it is compiled once for each kind of processor")]
-    pub fn tally_row(&self, row: &[T]) -> RowTally {
-        let (wins, gain_nats) = self.tally(row);
+    pub fn tally_row(&self, from_row: &[T]) -> RowTally {
+        let (wins, gain_nats) = self.tally(from_row);
         if gain_nats.is_nan() {
             // A pair may not be a number: look at each.
-            self.tally_row_without(row, |_| false)
+            self.tally_row_without(from_row, |_| false)
         } else {
             RowTally { wins, scored: self.anchors as u32, not_numbers: 0, gain_nats }
         }
@@ -138,17 +154,16 @@ impl<T: Nats> Baseline<T> {
     /// Wins and sum of the gains of one row. Pairs that are not numbers are not won and make the sum NaN.
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "it is compiled once for each kind of processor")]
-    fn tally(&self, row: &[T]) -> (u32, f64) {
+    fn tally(&self, from_row: &[T]) -> (u32, f64) {
         let mut wins = [T::Count::default(); LANES];
         let mut gains = [0.0; LANES];
-        let (chunks, rest) = row.as_chunks::<LANES>();
+        let whole = self.anchors - self.anchors % LANES;
+        let (chunks, _) = from_row[..whole].as_chunks::<LANES>();
         for ((values, limits), sums) in chunks.iter().zip(&self.limits).zip(&self.sums) {
             add(values, limits, sums, &mut wins, &mut gains);
         }
-        if !rest.is_empty() {
-            // Behind the end, zero against zero: no win, no gain.
-            let mut values = [T::default(); LANES];
-            values[..rest.len()].copy_from_slice(rest);
+        if whole < self.anchors {
+            let values = tail(&from_row[whole..], self.anchors - whole);
             add(&values, &self.limits[chunks.len()], &self.sums[chunks.len()], &mut wins, &mut gains);
         }
         let wins: u64 = wins.into_iter().map(Into::into).sum();
@@ -203,6 +218,24 @@ fn add<T: Nats>(
     for lane in 0..LANES {
         gains[lane] += values[lane].wide() - sums[lane];
     }
+}
+
+/// The first `rest` values, filled up with zeros: zero against zero is no win and no gain.
+///
+/// Where more values follow, a whole register is read and masked: to copy a number of values that is known only at run
+/// time is a function call, and costs as much as the rest of a row.
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "it is compiled once for each kind of processor")]
+pub(crate) fn tail<T: Nats>(values: &[T], rest: usize) -> [T; LANES] {
+    let mut lanes = [T::default(); LANES];
+    if let Some(window) = values.first_chunk::<LANES>() {
+        for lane in 0..LANES {
+            lanes[lane] = if lane < rest { window[lane] } else { T::default() };
+        }
+    } else {
+        lanes[..rest].copy_from_slice(&values[..rest]);
+    }
+    lanes
 }
 
 /// The sum of the lanes, folded in halves.

@@ -7,11 +7,13 @@
 //! One pass over `rows x anchors` pairs, in blocks of whole rows. A row is always added up by one thread and in one
 //! order ([`LANES`]), and blocks are joined in row order, so the result has the same bits for any number of threads.
 
+mod counts;
 mod lanes;
 mod ranking;
 
 use rayon::prelude::*;
 
+pub use counts::{GoldenWins, golden_wins};
 pub use lanes::{Baseline, LANES, Nats, RowTally};
 pub use ranking::{BestRows, Place, golden_score};
 
@@ -73,6 +75,13 @@ impl GoldenScores {
         self
     }
 
+    /// Makes room for more rows at once.
+    pub(crate) fn reserve(&mut self, rows: usize) {
+        self.wins.reserve(rows);
+        self.anchors_scored.reserve(rows);
+        self.mean_gain_nats.reserve(rows);
+    }
+
     /// Appends one row.
     pub fn push(&mut self, row: &RowTally) {
         self.wins.push(row.wins);
@@ -108,7 +117,7 @@ pub fn golden_scores<T: Nats>(
     let anchors = zero_shot_nats.len();
     check(rows, anchors, one_shot_nats.len(), left_out.map(<[bool]>::len))?;
     let baseline = Baseline::new(zero_shot_nats)?;
-    let block_rows = (BLOCK_PAIRS / anchors.max(1)).max(1);
+    let block_rows = block_rows(anchors);
     let block = |index: usize| {
         let first = index * block_rows;
         let last = rows.min(first + block_rows);
@@ -121,7 +130,14 @@ pub fn golden_scores<T: Nats>(
         return Ok(block(0));
     }
     let parts: Vec<GoldenScores> = (0..blocks).into_par_iter().map(block).collect();
-    Ok(parts.into_iter().fold(GoldenScores::default(), GoldenScores::merge))
+    let mut all = GoldenScores::default();
+    all.reserve(rows);
+    Ok(parts.into_iter().fold(all, GoldenScores::merge))
+}
+
+/// Rows of a block.
+fn block_rows(anchors: usize) -> usize {
+    (BLOCK_PAIRS / anchors.max(1)).max(1)
 }
 
 fn check(rows: usize, anchors: usize, one_shot: usize, left_out: Option<usize>) -> Result<(), GoldenError> {

@@ -1,7 +1,7 @@
 //! Properties of golden-score aggregation, against a slow, obvious twin.
 
 use proptest::prelude::*;
-use pyllm_golden::{BLOCK_PAIRS, GoldenScores, golden_scores};
+use pyllm_golden::{BLOCK_PAIRS, GoldenScores, golden_scores, golden_wins};
 use rayon::ThreadPoolBuilder;
 
 /// Few values, so that ties are common, and everything that is not a number.
@@ -79,6 +79,34 @@ proptest! {
     }
 }
 
+proptest! {
+    #[test]
+    fn wins_alone_are_those_of_the_scores(Pairs { rows, one_shot, zero_shot, .. } in pairs()) {
+        let scores = golden_scores(rows, &one_shot, &zero_shot, None).unwrap();
+        let counted = golden_wins(rows, &one_shot, &zero_shot).unwrap();
+        prop_assert_eq!((counted.wins, counted.nan_pairs), (scores.wins, scores.nan_pairs));
+        let narrow: Vec<f32> = one_shot.iter().map(|&sum| sum as f32).collect();
+        let scores = golden_scores(rows, &narrow, &zero_shot, None).unwrap();
+        let counted = golden_wins(rows, &narrow, &zero_shot).unwrap();
+        prop_assert_eq!((counted.wins, counted.nan_pairs), (scores.wins, scores.nan_pairs));
+    }
+
+    #[test]
+    fn finite_zero_shot_sums_are_counted_alike(rows in 0_usize..5, anchors in 0_usize..40, seed in any::<u32>()) {
+        let number = |at: usize| match (at * 31 + seed as usize) % 11 {
+            0 => f64::NAN,
+            1 => f64::NEG_INFINITY,
+            2 => f64::INFINITY,
+            other => -(other as f64),
+        };
+        let one_shot: Vec<f64> = (0..rows * anchors).map(number).collect();
+        let zero_shot: Vec<f64> = (0..anchors).map(|at| -(((at + seed as usize) % 13) as f64)).collect();
+        let scores = golden_scores(rows, &one_shot, &zero_shot, None).unwrap();
+        let counted = golden_wins(rows, &one_shot, &zero_shot).unwrap();
+        prop_assert_eq!((counted.wins, counted.nan_pairs), (scores.wins, scores.nan_pairs));
+    }
+}
+
 #[test]
 fn many_blocks_have_the_same_bits_on_any_number_of_threads() {
     let (rows, anchors) = (3 * BLOCK_PAIRS / 70, 70);
@@ -91,6 +119,7 @@ fn many_blocks_have_the_same_bits_on_any_number_of_threads() {
     let one = on(1);
     assert_eq!(one.wins.len(), rows);
     assert_eq!(bits(&one), bits(&on(3)));
+    assert_eq!(golden_wins(rows, &one_shot, &zero_shot).unwrap().wins, one.wins);
     for row in [0, rows / 2, rows - 1] {
         let alone = golden_scores(1, &one_shot[row * anchors..(row + 1) * anchors], &zero_shot, None).unwrap();
         assert_eq!(one.wins[row], alone.wins[0]);

@@ -2,7 +2,7 @@
 //!
 //! Lengths are small numbers, so nothing is compared. A counting sort puts the longest first; open bins stand in one
 //! stack for each number of free tokens; and the tightest bin that takes a sequence is the next non-empty stack, found
-//! in a bitmap of two levels.
+//! in a bitmap of two levels. Sequences of one length are placed together: all bins with the same room in one go.
 
 use std::num::NonZeroU32;
 
@@ -60,16 +60,16 @@ impl Packing {
     }
 
     /// Bins from the bin of each sequence, sequences given in the order in which they were put there.
-    pub(crate) fn from_bins(bins: usize, order: &[u32], bin_of: &[u32]) -> Self {
-        let mut offsets = vec![0u32; bins + 1];
-        for &bin in bin_of {
-            offsets[bin as usize + 1] += 1;
-        }
-        for bin in 0..bins {
-            offsets[bin + 1] += offsets[bin];
-        }
+    fn from_bins(sizes: &[u32], order: &[u32], bin_of: &[u32]) -> Self {
+        let mut offsets = Vec::with_capacity(sizes.len() + 1);
+        let mut end = 0;
+        offsets.push(end);
+        offsets.extend(sizes.iter().map(|size| {
+            end += size;
+            end
+        }));
         let mut next = offsets.clone();
-        let mut sequences = vec![0u32; order.len()];
+        let mut sequences = vec![0; order.len()];
         for (&sequence, &bin) in order.iter().zip(bin_of) {
             let place = &mut next[bin as usize];
             sequences[*place as usize] = sequence;
@@ -90,20 +90,56 @@ impl Packing {
 pub fn pack_best_fit(lengths: &[u32], capacity: NonZeroU32) -> Result<Packing, PackError> {
     check(lengths, capacity)?;
     let (order, counts) = longest_first(lengths, capacity);
-    let mut stacks = Stacks::new(capacity.get());
-    let mut bin_of = Vec::with_capacity(order.len());
-    let mut bins = 0u32;
-    for length in (1..=capacity.get()).rev() {
-        for _ in 0..counts[length as usize] {
-            let (bin, free) = stacks.take_tightest(length).unwrap_or_else(|| {
-                bins += 1;
-                (bins - 1, capacity.get())
-            });
-            stacks.push(bin, free - length);
-            bin_of.push(bin);
+    let mut bins = Filling::new(capacity.get(), lengths.len());
+    for (length, &count) in counts.iter().enumerate().rev().filter(|(_, count)| **count > 0) {
+        bins.place(length as u32, count);
+    }
+    Ok(Packing::from_bins(&bins.sizes, &order, &bins.bin_of))
+}
+
+/// Bins while they are filled.
+struct Filling {
+    capacity: u32,
+    stacks: Stacks,
+    /// Sequences in each bin.
+    sizes: Vec<u32>,
+    /// The bin of each sequence, in the order in which they were placed.
+    bin_of: Vec<u32>,
+}
+
+impl Filling {
+    fn new(capacity: u32, sequences: usize) -> Self {
+        Self { capacity, stacks: Stacks::new(capacity), sizes: Vec::new(), bin_of: Vec::with_capacity(sequences) }
+    }
+
+    /// Places sequences of one length, all that there are of it, as if one by one.
+    ///
+    /// A bin that takes one and has room for another is the tightest that has: so it takes all it can, and then none.
+    fn place(&mut self, length: u32, count: u32) {
+        let mut left = count;
+        while left > 0 {
+            let Some(free) = self.stacks.tightest(length) else { return self.open(length, left) };
+            let each = (free / length).min(left);
+            let Self { stacks, sizes, bin_of, .. } = self;
+            left -= each
+                * stacks.move_bins(free, free - each * length, left / each, |bin| {
+                    sizes[bin as usize] += each;
+                    bin_of.extend(std::iter::repeat_n(bin, each as usize));
+                });
         }
     }
-    Ok(Packing::from_bins(bins as usize, &order, &bin_of))
+
+    /// Places sequences of one length into new bins.
+    fn open(&mut self, length: u32, count: u32) {
+        let mut left = count;
+        while left > 0 {
+            let (bin, size) = (self.sizes.len() as u32, left.min(self.capacity / length));
+            self.sizes.push(size);
+            self.bin_of.extend(std::iter::repeat_n(bin, size as usize));
+            self.stacks.push(bin, self.capacity - size * length);
+            left -= size;
+        }
+    }
 }
 
 /// Places of the sequences, longest first and else in their order, and how many there are of each length.

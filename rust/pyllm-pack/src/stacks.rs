@@ -39,25 +39,46 @@ impl Stacks {
             self.below.resize(bin_place + 1, NONE);
         }
         self.below[bin_place] = self.heads[stack];
-        self.heads[stack] = bin;
-        self.filled[stack / 64] |= 1 << (stack % 64);
-        self.summary[stack / 4096] |= 1 << (stack / 64 % 64);
+        self.set_head(stack, bin);
     }
 
     /// Takes the bin with the fewest free tokens, but at least `length`, and says how many it has.
     pub(crate) fn take_tightest(&mut self, length: u32) -> Option<(u32, u32)> {
         let stack = self.first_filled(length as usize)?;
         let bin = self.heads[stack];
-        let below = self.below[bin as usize];
-        self.heads[stack] = below;
-        if below == NONE {
-            let word = &mut self.filled[stack / 64];
-            *word &= !(1 << (stack % 64));
-            if *word == 0 {
-                self.summary[stack / 4096] &= !(1 << (stack / 64 % 64));
-            }
-        }
+        self.set_head(stack, self.below[bin as usize]);
         Some((bin, stack as u32))
+    }
+
+    /// The fewest free tokens, but at least `length`, that a bin has.
+    pub(crate) fn tightest(&self, length: u32) -> Option<u32> {
+        self.first_filled(length as usize).map(|stack| stack as u32)
+    }
+
+    /// Moves bins with `free` tokens, the last filled first, to those with fewer: at most `most`; says how many.
+    pub(crate) fn move_bins(&mut self, free: u32, fewer: u32, most: u32, mut moved: impl FnMut(u32)) -> u32 {
+        let (from, to) = (free as usize, fewer as usize);
+        let (mut bin, mut uppermost, mut count) = (self.heads[from], self.heads[to], 0);
+        while bin != NONE && count < most {
+            moved(bin);
+            let below = &mut self.below[bin as usize];
+            uppermost = std::mem::replace(&mut bin, std::mem::replace(below, uppermost));
+            count += 1;
+        }
+        self.set_head(from, bin);
+        if fewer > 0 {
+            self.set_head(to, uppermost);
+        }
+        count
+    }
+
+    /// Makes a bin the uppermost of a stack, or the stack empty.
+    fn set_head(&mut self, stack: usize, bin: u32) {
+        self.heads[stack] = bin;
+        let (word, bit) = (&mut self.filled[stack / 64], 1 << (stack % 64));
+        *word = if bin == NONE { *word & !bit } else { *word | bit };
+        let (summary, bit) = (&mut self.summary[stack / 4096], 1 << (stack / 64 % 64));
+        *summary = if *word == 0 { *summary & !bit } else { *summary | bit };
     }
 
     /// The first stack from `from` on that holds a bin.
@@ -95,5 +116,17 @@ mod tests {
         assert_eq!(stacks.take_tightest(1), Some((2, 63)));
         assert_eq!(stacks.take_tightest(65_536), Some((0, 65_536)));
         assert_eq!(stacks.take_tightest(1), None);
+    }
+
+    #[test]
+    fn bins_move_from_the_top_and_full_ones_are_forgotten() {
+        let mut stacks = Stacks::new(10);
+        (0..4).for_each(|bin| stacks.push(bin, 8));
+        let mut seen = Vec::new();
+        assert_eq!(stacks.move_bins(8, 3, 3, |bin| seen.push(bin)), 3);
+        assert_eq!((seen, stacks.tightest(4)), (vec![3, 2, 1], Some(8)));
+        assert_eq!(stacks.move_bins(8, 0, 9, |_| ()), 1);
+        assert_eq!(stacks.tightest(4), None);
+        assert_eq!([(); 4].map(|()| stacks.take_tightest(1)), [Some((1, 3)), Some((2, 3)), Some((3, 3)), None]);
     }
 }

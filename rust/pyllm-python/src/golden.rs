@@ -1,4 +1,4 @@
-//! `golden_scores`.
+//! `golden_scores` and `golden_wins`.
 
 use numpy::{Element, PyArray1, PyReadonlyArray1, PyReadonlyArray2, PyUntypedArrayMethods};
 use pyllm_golden::Nats;
@@ -63,17 +63,53 @@ fn scores_of<T: Nats + Element>(
     let zero_shot = contiguous("zero_shot_nats", zero_shot_nats)?;
     let left_out = left_out.map(|mask| contiguous("left_out", mask)).transpose()?;
     let score = || pyllm_golden::golden_scores(shape[0], one_shot, zero_shot, left_out);
-    let scores = if one_shot.len() <= pyllm_golden::BLOCK_PAIRS {
-        // One block: a pool would only cost.
-        py.detach(score)
-    } else {
-        work::run(py, threads, |_| score())?
-    };
-    let scores = scores.map_err(IntoPyErr::into_py_err)?;
+    let scores = run_blocks(py, one_shot.len(), threads, score)?.map_err(IntoPyErr::into_py_err)?;
     Ok(GoldenScores {
         wins: PyArray1::from_vec(py, scores.wins).unbind(),
         anchors_scored: PyArray1::from_vec(py, scores.anchors_scored).unbind(),
         mean_gain_nats: PyArray1::from_vec(py, scores.mean_gain_nats).unbind(),
         nan_pairs: scores.nan_pairs,
     })
+}
+
+type Wins<'py> = (Bound<'py, PyArray1<u32>>, u64);
+
+/// Count the wins of each row, and all pairs that gave no number: `golden_scores` without the gains.
+#[pyfunction]
+#[pyo3(signature = (one_shot_nats, zero_shot_nats, *, threads=0))]
+#[expect(clippy::needless_pass_by_value, reason = "pyo3 hands over arguments by value")]
+pub(crate) fn golden_wins<'py>(
+    py: Python<'py>,
+    one_shot_nats: OneShot<'py>,
+    zero_shot_nats: PyReadonlyArray1<'py, f64>,
+    threads: usize,
+) -> PyResult<Wins<'py>> {
+    match one_shot_nats {
+        OneShot::Single(sums) => wins_of(py, &sums, &zero_shot_nats, threads),
+        OneShot::Double(sums) => wins_of(py, &sums, &zero_shot_nats, threads),
+    }
+}
+
+fn wins_of<'py, T: Nats + Element>(
+    py: Python<'py>,
+    one_shot_nats: &PyReadonlyArray2<'py, T>,
+    zero_shot_nats: &PyReadonlyArray1<'py, f64>,
+    threads: usize,
+) -> PyResult<Wins<'py>> {
+    let one_shot = contiguous("one_shot_nats", one_shot_nats)?;
+    let zero_shot = contiguous("zero_shot_nats", zero_shot_nats)?;
+    let rows = one_shot_nats.shape()[0];
+    let count = || pyllm_golden::golden_wins(rows, one_shot, zero_shot);
+    let counted = run_blocks(py, one_shot.len(), threads, count)?.map_err(IntoPyErr::into_py_err)?;
+    Ok((PyArray1::from_vec(py, counted.wins), counted.nan_pairs))
+}
+
+/// Runs what splits itself into blocks of pairs.
+fn run_blocks<T: Send>(py: Python<'_>, pairs: usize, threads: usize, work: impl FnOnce() -> T + Send) -> PyResult<T> {
+    if pairs <= pyllm_golden::BLOCK_PAIRS {
+        // One block: a pool would only cost.
+        Ok(py.detach(work))
+    } else {
+        work::run(py, threads, |_| work())
+    }
 }

@@ -26,7 +26,7 @@ mod _core {
     use crate::examples::{ReadRows, read_rows};
 
     #[pymodule_export]
-    use crate::golden::{GoldenScores, golden_scores};
+    use crate::golden::{GoldenScores, golden_scores, golden_wins};
 
     #[pymodule_export]
     use crate::kmeans::{KMeansResult, kmeans};
