@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Show only warnings and errors.")]
 VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Show details: every DEBUG line of the log.")]
 
-_RED, _YELLOW, _CYAN, _DIM, _RESET = "\x1b[1;31m", "\x1b[1;33m", "\x1b[36m", "\x1b[2m", "\x1b[0m"
+_RED, _YELLOW, _GREEN, _CYAN = "\x1b[1;31m", "\x1b[1;33m", "\x1b[32m", "\x1b[36m"
+_DIM, _RESET = "\x1b[2m", "\x1b[0m"
 _LINE_EVERY_SECONDS = 30.0
 _RATE_WINDOW_SECONDS = 60.0
 _BAR_REFRESH_PER_SECOND = 4
@@ -99,6 +100,16 @@ def error(message: str, *, hint: str | None = None) -> None:
 def stderr_is_terminal() -> bool:
     """Whether a person watches stderr."""
     return sys.stderr is not None and sys.stderr.isatty()
+
+
+def painted_good(text: str) -> str:
+    """Text in the colour of what is as it should be, where a person watches stderr."""
+    return _paint(text, _GREEN)
+
+
+def painted_bad(text: str) -> str:
+    """Text in the colour of errors, where a person watches stderr."""
+    return _paint(text, _RED)
 
 
 def _print(text: str) -> None:

@@ -42,7 +42,7 @@ EXIT_SIGNAL = 128
 EXIT_READER_GONE = 141
 
 # In the order of the help. A command is a function of its module's name; `runs` has commands of its own.
-_COMMANDS = ("score", "select", "finetune", "aggregate", "anchors", "pack", "shard")
+_COMMANDS = ("score", "select", "finetune", "aggregate", "anchors", "pack", "shard", "verify")
 _GROUPS = ("runs",)
 
 app = typer.Typer(

@@ -140,13 +140,13 @@ def load_model(
     return wrapped
 
 
-def load_pretrained(source: ModelSource, *, dtype: torch.dtype, attention: str) -> Any:
+def load_pretrained(source: ModelSource, *, dtype: torch.dtype, attention: str | None) -> Any:
     """The transformers model itself, whole, on the CPU.
 
     Args:
         source: The model.
         dtype: Type of its weights.
-        attention: Name of the implementation of attention.
+        attention: Name of the implementation of attention; None leaves the choice to transformers.
 
     Raises:
         PrerequisiteError: It cannot be loaded, is no causal LM, or weights are missing.
