@@ -1,6 +1,8 @@
 """`toolkit finetune`: selected rows, or packs of them, to a trained model."""
 
 import contextlib
+import logging
+import os
 import shlex
 import sys
 from enum import StrEnum
@@ -9,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from pyllm.cli import _pipes
+from pyllm.cli import _baselines, _pipes, _plans
 from pyllm.cli._console import Console, QuietOption, VerboseOption, open_console
 from pyllm.cli._signals import StoppedBySignal, stop_between_steps
 from pyllm.errors import SettingError
@@ -25,6 +27,9 @@ Examples:
   toolkit finetune best.parquet --model models/llama --out runs/c --recipe nuggets --eval-split 0.05
   toolkit finetune packed --model models/llama --out runs/d --batch-tokens 131072 --lora
   toolkit finetune best.parquet --model models/llama --out runs/e --plan
+  toolkit finetune best.parquet --model models/llama --out runs/e --show-mask 3
+  toolkit finetune best.parquet --model models/llama --out runs/f --baseline random,longest,all --pool scores.parquet \\
+    --eval-data clean.jsonl --seeds 3
   toolkit finetune --model models/llama --out runs/a --resume
 """
 
@@ -116,6 +121,9 @@ def finetune(
         float | None,
         typer.Option(metavar="P", help="Hold out this share of the rows instead.", show_default=False),
     ] = None,
+    baseline: _baselines.BaselineOption = None,
+    pool: _baselines.PoolOption = None,
+    seeds: _baselines.SeedsOption = None,
     early_stop: Annotated[
         int | None,
         typer.Option(
@@ -136,6 +144,8 @@ def finetune(
     ] = None,
     keep: Annotated[int, typer.Option(metavar="N", min=2, help="Checkpoints to keep.")] = 2,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in RUN.")] = False,
+    plan: _plans.PlanOption = False,
+    show_mask: _plans.ShowMaskOption = None,
     schedule: Annotated[
         Schedule | None,
         typer.Option(help="How the learning rate falls. Default: cosine.", show_default=False),
@@ -185,12 +195,17 @@ def finetune(
     manifest that `toolkit verify RUN` checks. A run that was stopped goes on with --resume and ends with the weights of
     an unbroken one.
     """
-    console = open_console(quiet=quiet, verbose=verbose)
-    origin = _origin(source, out, resume=resume)
+    is_first = os.environ.get("RANK", "0") == "0"
+    console = open_console(quiet=quiet or not is_first, verbose=verbose and is_first)
+    if not is_first:
+        logging.getLogger("pyllm").setLevel(logging.ERROR)  # the first process speaks for all
+    looks_only = _plans.looks_only(plan=plan, show_mask=show_mask)
+    origin = _origin(source, out, resume=resume or looks_only)
     _pipes.ensure_distinct({"--report": report, "--bad-rows": bad_rows}, {"the input": origin or ""})
     for option, path in {"--report": report, "--bad-rows": bad_rows}.items():
         _pipes.ensure_writable(path, option)
 
+    from pyllm.finetune.processes import use_device
     from pyllm.finetune.settings import LORA_LEARNING_RATE, RECIPES, FinetuneSettings, LoraSettings, RecipeName
 
     if batch_size is not None and batch_tokens is not None:
@@ -212,7 +227,7 @@ def finetune(
         seed=seed,
         lora=LoraSettings(lora_rank, lora_alpha, lora_dropout) if lora else None,
         precision=precision.value,
-        device=device,
+        device=use_device(device, fsdp=fsdp),
         activation_checkpointing=activation_checkpointing,
         padded=padded,
         micro_batch_tokens=micro_batch_tokens,
@@ -221,6 +236,8 @@ def finetune(
     )
     if early_stop is not None and eval_data is None and eval_split is None and origin is not None:
         raise SettingError("`--early-stop` needs held-out rows", hint="add --eval-data FILE or --eval-split 0.05")
+
+    baselines = _baselines.asked_for(baseline, pool, seeds, eval_data=eval_data, early_stop=early_stop)
 
     from pyllm.finetune.job import Request
 
@@ -235,7 +252,18 @@ def finetune(
         bad_rows_path=bad_rows,
         dedup=dedup,
     )
-    result = _train(request, out, save_every=save_every, keep=keep, patience=early_stop, console=console)
+    if looks_only:
+        _plans.look(request, out, show_mask=show_mask, save_every=save_every, report=report, console=console)
+        return
+    result = _train(
+        request,
+        out,
+        save_every=save_every,
+        keep=keep,
+        patience=early_stop,
+        baselines=baselines,
+        console=console,
+    )
     _pipes.write_report(report, result.report)
     _tell(result, out, console)
 
@@ -264,18 +292,28 @@ def _line_to_resume() -> str:
 
 
 def _train(
-    request: "Request", out: Path, *, save_every: int | None, keep: int, patience: int | None, console: Console
+    request: "Request",
+    out: Path,
+    *,
+    save_every: int | None,
+    keep: int,
+    patience: int | None,
+    baselines: _baselines.Baselines | None,
+    console: Console,
 ) -> "FinetuneResult":
     from pyllm.finetune.folder import locked
     from pyllm.finetune.job import prepare
+    from pyllm.finetune.processes import world
     from pyllm.finetune.run import finetune as run
-    from pyllm.finetune.training import world
 
     rank, processes = world()
     # Only the first process writes; the others wait for what it has written.
     held = locked(out) if rank == 0 else contextlib.nullcontext()
     with held, console.progress() as progress, stop_between_steps() as stop:
         job = prepare(request, kept=out, processes=processes)
+        compare = (
+            None if baselines is None else _baselines.prepare(baselines, job, progress, kept=request.source is None)
+        )
         result = run(
             job,
             out,
@@ -286,6 +324,8 @@ def _train(
             progress=progress,
             should_stop=stop.is_requested,
         )
+        if compare is not None and not result.stopped:
+            result = compare(result, out, save_every=save_every, should_stop=stop.is_requested)
     if result.stopped:
         raise StoppedBySignal(stop.signal, f"to go on: {_line_to_resume()}")
     return result
@@ -298,4 +338,6 @@ def _tell(result: "FinetuneResult", out: Path, console: Console) -> None:
     if losses:
         console.say(f"  held-out loss  {losses[0]['loss']:.4f} -> {losses[-1]['loss']:.4f} nats a token")
     console.say(f"  model          {out / 'final'}")
+    if "baselines" in report:
+        _baselines.tell(report["baselines"], out, console)
     console.hint(f"toolkit verify {out}")

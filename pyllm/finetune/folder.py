@@ -27,8 +27,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pyllm.errors import InputError, PrerequisiteError, SettingError, reason_of
-from pyllm.finetune.sealed import folder_facts, mismatches, read_sealed, sync_folder, write_sealed
+from pyllm.errors import InputError, PrerequisiteError, PyllmError, SettingError, reason_of
+from pyllm.finetune.sealed import file_facts, folder_facts, mismatches, read_sealed, sync_folder, write_sealed
 from pyllm.provenance import differences
 
 _log = logging.getLogger(__name__)
@@ -86,6 +86,7 @@ def locked(path: Path) -> Iterator[None]:
         SettingError: It holds other files.
     """
     try:
+        made = not path.exists()
         path.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     except (OSError, ValueError) as error:  # ValueError: a NUL byte in the path
@@ -97,11 +98,23 @@ def locked(path: Path) -> Iterator[None]:
             raise PrerequisiteError(
                 f"another process trains in {path}", hint="wait for it, or name another folder"
             ) from error
-        if not is_run(path) and (foreign := sorted(entry.name for entry in path.iterdir())):
+        if not is_run(path) and (foreign := sorted(name for name in _names(path) if not _is_leftover(name))):
             raise SettingError(f"`--out {path}` holds other files (`{foreign[0]}`)", hint="name a new folder")
         yield
     finally:
         os.close(descriptor)
+        if made:
+            with contextlib.suppress(OSError):  # there is something in it, as there should be
+                path.rmdir()
+
+
+def _names(folder: Path) -> list[str]:
+    return [entry.name for entry in folder.iterdir()]
+
+
+def _is_leftover(name: str) -> bool:
+    """Whether a file was being written when its process was killed."""
+    return name.startswith(".") and name.endswith(".partial")
 
 
 def begin(path: Path, key: Mapping[str, Any], facts: Mapping[str, Any]) -> RunFolder:
@@ -119,6 +132,21 @@ def begin(path: Path, key: Mapping[str, Any], facts: Mapping[str, Any]) -> RunFo
     record = {**facts, "command": "finetune", "created": created, "key": dict(key)}
     write_sealed(path / RECORD, record)
     return RunFolder(path, record)
+
+
+@contextlib.contextmanager
+def withdrawn_on_failure(path: Path) -> Iterator[None]:
+    """Take a new run back that fails before it has a checkpoint: there is nothing in it to go on with."""
+    is_new = not is_run(path)
+    try:
+        yield
+    except PyllmError:
+        if is_new and newest_whole_checkpoint(path / CHECKPOINTS) is None:
+            for entry in [path / DATA, path / CHECKPOINTS, path / f"{FINAL}.partial"]:
+                shutil.rmtree(entry, ignore_errors=True)
+            for name in (EVENTS, RECORD):
+                (path / name).unlink(missing_ok=True)
+        raise
 
 
 def reopen(path: Path, key: Mapping[str, Any]) -> RunFolder:
@@ -140,7 +168,7 @@ def reopen(path: Path, key: Mapping[str, Any]) -> RunFolder:
 def checkpoint_steps(folder: Path) -> list[int]:
     """Steps of the checkpoints that are there, whole or not, ascending."""
     names = [path.name.removeprefix(_PREFIX) for path in folder.glob(f"{_PREFIX}*") if path.is_dir()]
-    return sorted(int(name) for name in names if name.isdecimal())
+    return sorted(int(name) for name in names if name.isdecimal() and name == str(int(name)))
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
@@ -149,43 +177,81 @@ def checkpoint_path(folder: Path, step: int) -> Path:
 
 
 def seal_checkpoint(path: Path, step: int) -> None:
-    """Write a checkpoint's manifest, which makes it count.
+    """Write a checkpoint's manifest, which makes it count and ties it to the run and the rows that it came from.
 
     Raises:
         PrerequisiteError: It cannot be written.
     """
     sync_folder(path)
-    write_sealed(path / MANIFEST, {"files": folder_facts(path, leave_out=[MANIFEST]), "step": step})
+    made_of = {name: file_facts(file)["sha256"] for name, file in _origins(path).items() if file.is_file()}
+    files = folder_facts(path, leave_out=[MANIFEST])
+    write_sealed(path / MANIFEST, {"files": files, "made_of": made_of, "step": step})
+
+
+def _origins(checkpoint: Path) -> dict[str, Path]:
+    run = checkpoint.parent.parent
+    return {name: run / name for name in (RECORD, f"{DATA}/{MANIFEST}")}
 
 
 def faults_of_checkpoint(path: Path) -> list[str]:
     """Why a checkpoint does not count, a phrase each; nothing when it does."""
-    if not (path / MANIFEST).is_file():
-        return [f"{path} was not written to its end"]
     try:
-        return mismatches(path, read_sealed(path / MANIFEST)["files"])
+        manifest = read_checkpoint_manifest(path)
     except InputError as error:
         return [error.message]
+    return mismatches(path, manifest["files"])
+
+
+def read_checkpoint_manifest(path: Path) -> dict[str, Any]:
+    """The manifest of a checkpoint, which is that of this step of this run.
+
+    Raises:
+        InputError: It is not there, was changed, or belongs to another checkpoint.
+    """
+    if not (path / MANIFEST).is_file():
+        raise InputError(f"{path} was not written to its end")
+    manifest = read_sealed(path / MANIFEST)
+    if not isinstance(manifest.get("files"), dict) or f"{_PREFIX}{manifest.get('step')}" != path.name:
+        raise InputError(f"{path / MANIFEST} is not that of this checkpoint")
+    for name, file in _origins(path).items():
+        recorded = manifest.get("made_of", {}).get(name)
+        if recorded is not None and (not file.is_file() or file_facts(file)["sha256"] != recorded):
+            raise InputError(f"{path / MANIFEST} names another `{name}` than the one of this run")
+    return manifest
 
 
 def newest_whole_checkpoint(folder: Path) -> int | None:
     """The last step whose checkpoint is whole; those behind it are named in the log and removed.
 
+    So are earlier ones that a kill found half removed; their files are counted and weighed, not read.
+
     Returns:
         The step, or None when there is none.
     """
+    newest: int | None = None
     for step in reversed(checkpoint_steps(folder)):
         path = checkpoint_path(folder, step)
-        faults = faults_of_checkpoint(path)
+        faults = faults_of_checkpoint(path) if newest is None else _gaps(path)
         if not faults:
-            return step
+            newest = step if newest is None else newest
+            continue
         _log.warning("checkpoint of step %d is left out: %s", step, faults[0])
         shutil.rmtree(path)
-    return None
+    return newest
+
+
+def _gaps(checkpoint: Path) -> list[str]:
+    """Files of a checkpoint that are missing or of another size."""
+    try:
+        files = read_checkpoint_manifest(checkpoint)["files"]
+    except InputError as error:
+        return [error.message]
+    named = {checkpoint / name: facts["bytes"] for name, facts in files.items()}
+    return [f"{path} is not whole" for path, size in named.items() if not path.is_file() or path.stat().st_size != size]
 
 
 def finish(run: RunFolder, result: Mapping[str, Any]) -> None:
-    """Write the manifest of the whole run.
+    """Write the manifest of the whole run, behind all that it names.
 
     Args:
         run: The run.
@@ -194,6 +260,9 @@ def finish(run: RunFolder, result: Mapping[str, Any]) -> None:
     Raises:
         PrerequisiteError: It cannot be written.
     """
+    for path in run.path.rglob(".*.partial"):
+        path.unlink()
+    sync_folder(run.path)
     facts = {
         "files": folder_facts(run.path, leave_out=[MANIFEST]),
         "result": dict(result),

@@ -122,6 +122,18 @@ def prepare(request: Request, *, kept: Path | None = None, processes: int = 1) -
     return Job(settings, source, config, tokenizer, rows, held_out, _key(settings, source, rows, held_out, processes))
 
 
+def on_other_rows(job: Job, rows: data.Rows, settings: FinetuneSettings) -> Job:
+    """The same model trained on other rows or otherwise, by as many processes, with nothing held out.
+
+    Args:
+        job: A job that was prepared.
+        rows: What to train on instead.
+        settings: How; its length and template are those of `job`.
+    """
+    key = _key(settings, job.source, rows, None, processes=job.key["processes"])
+    return replace(job, rows=rows, settings=settings, held_out=None, key=key)
+
+
 def _fit(settings: FinetuneSettings, config: Any) -> FinetuneSettings:
     """Cut the length to what the model was made for."""
     context = getattr(config.get_text_config(), "max_position_embeddings", None)
@@ -211,11 +223,18 @@ def make_schedule(
             epochs=settings.epochs,
             pass_tokens=limit,
             seed=settings.seed,
+            max_tokens=settings.max_tokens,
             processes=processes,
         )
     packs = max(1, round((settings.batch_tokens or 0) / settings.max_length))
     return by_packs(
-        sequences, packs=packs, epochs=settings.epochs, pass_tokens=limit, seed=settings.seed, processes=processes
+        sequences,
+        packs=packs,
+        epochs=settings.epochs,
+        pass_tokens=limit,
+        seed=settings.seed,
+        max_tokens=settings.max_tokens,
+        processes=processes,
     )
 
 

@@ -1,5 +1,6 @@
 """A finetuning run from its first row to its manifest, begun or gone on with."""
 
+import contextlib
 import json
 import logging
 import shutil
@@ -27,21 +28,23 @@ from pyllm.finetune.folder import (
     is_run,
     newest_whole_checkpoint,
     reopen,
+    withdrawn_on_failure,
 )
 from pyllm.finetune.job import Job, make_schedule, sequences_of
-from pyllm.finetune.packing_check import check_packing
+from pyllm.finetune.packing_check import choose_packed_attention
+from pyllm.finetune.processes import from_first, world
 from pyllm.finetune.schedule import TrainingSchedule
 from pyllm.finetune.sealed import file_facts, mismatches, read_sealed
 from pyllm.finetune.sequences import Sequences
 from pyllm.finetune.templates import give_template
-from pyllm.finetune.training import Saving, TrainResult, read_events, train, world
+from pyllm.finetune.training import Saving, TrainResult, read_events, train
 from pyllm.lm.loading import load_pretrained, load_tokenizer
 from pyllm.lm.sources import is_hub_id
 from pyllm.progress import Progress, no_progress
 
 _log = logging.getLogger(__name__)
 
-_CHECKPOINTS_OF_A_RUN = 20
+CHECKPOINTS_OF_A_RUN = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +84,7 @@ def finetune(
         job: What to run.
         out: Its folder; this process holds its lock.
         save_every: Steps between checkpoints, and between evaluations; None makes twenty in a run.
-        keep: Checkpoints to keep.
+        keep: Checkpoints to keep; 0 keeps them only until the run is finished.
         patience: Evaluations without a better held-out loss after which to stop; None goes on to the end.
         arguments: The words of the command line, kept for the record.
         progress: Listener.
@@ -92,12 +95,28 @@ def finetune(
         SettingError: The folder holds another run; or the loss is not finite.
         PrerequisiteError: The model cannot be loaded or trained, or memory runs out.
     """
+    options = _Options(save_every, keep, patience, tuple(arguments), progress, should_stop)
+    with withdrawn_on_failure(out) if world()[0] == 0 else contextlib.nullcontext():
+        return _finetune(job, out, options)
+
+
+@dataclass(frozen=True, slots=True)
+class _Options:
+    save_every: int | None
+    keep: int
+    patience: int | None
+    arguments: tuple[str, ...]
+    progress: Progress
+    should_stop: Callable[[], bool]
+
+
+def _finetune(job: Job, out: Path, options: _Options) -> FinetuneResult:
     rank, processes = world()
     state = PartialState(cpu=not on_gpu(job))
     if rank == 0:
-        started = reopen(out, job.key) if is_run(out) else begin(out, job.key, _facts(job, arguments))
+        started = reopen(out, job.key) if is_run(out) else begin(out, job.key, _facts(job, options.arguments))
         if not started.is_finished:
-            _set_up_data(started, job, progress)
+            _set_up_data(started, job, options.progress)
     state.wait_for_everyone()
     run = reopen(out, job.key)
     if run.is_finished:
@@ -106,9 +125,10 @@ def finetune(
     sequences = sequences_of(out, data.TRAIN, job.settings, job.config)
     held_out = sequences_of(out, data.EVAL, job.settings, job.config) if job.held_out is not None else None
     schedule = make_schedule(sequences, job.settings, on_gpu=on_gpu(job), processes=processes)
-    saving = Saving(save_every or -(-schedule.steps // _CHECKPOINTS_OF_A_RUN), keep, patience)
+    every = options.save_every or -(-schedule.steps // CHECKPOINTS_OF_A_RUN)
+    saving = Saving(every, options.keep, options.patience)
     resume_step = newest_whole_checkpoint(run.checkpoints) if rank == 0 else None
-    resume_step = _from_first(resume_step)
+    resume_step = from_first(resume_step)
     _describe(sequences, schedule, resume_step)
     trainer, result = train(
         out,
@@ -120,14 +140,16 @@ def finetune(
         saving=saving,
         held_out=held_out,
         resume_step=resume_step,
-        progress=progress,
-        should_stop=should_stop,
+        progress=options.progress,
+        should_stop=options.should_stop,
     )
     report = _report(run, job, sequences, schedule, result)
     if result.stopped:
         return FinetuneResult(out, stopped=True, report=report)
     _save_final(trainer, run, job)
     if rank == 0:
+        if options.keep == 0:
+            shutil.rmtree(run.checkpoints)
         finish(run, report)
     state.wait_for_everyone()
     return FinetuneResult(out, stopped=False, report=report)
@@ -182,15 +204,6 @@ def _warn(name: str, packed: dict[str, Any]) -> None:
         _log.warning("%s rows: %s", "training" if name == data.TRAIN else "held-out", line)
 
 
-def _from_first(step: int | None) -> int | None:
-    """What the first process found, told to all."""
-    if world()[1] == 1:
-        return step
-    box = [step]
-    torch.distributed.broadcast_object_list(box, src=0)
-    return box[0]
-
-
 def _describe(sequences: Sequences, schedule: TrainingSchedule, resume_step: int | None) -> None:
     _log.info(
         "%s examples, %s tokens, %.1f %% of them trained; %s steps of up to %d forward passes%s",
@@ -209,17 +222,26 @@ def weight_type(job: Job) -> torch.dtype:
     return torch.bfloat16 if half else torch.float32
 
 
-def attention_of(job: Job) -> str:
-    """Name of the implementation of attention."""
-    return "flash_attention_2" if on_gpu(job) and _has_flash_attention() else "sdpa"
+def attention_of(job: Job) -> str | None:
+    """Name of the implementation of attention; None leaves the choice to transformers."""
+    return "flash_attention_2" if on_gpu(job) and _has_flash_attention() else None
 
 
 def _model(job: Job) -> Any:
     attention = attention_of(job)
     model = load_pretrained(job.source, dtype=weight_type(job), attention=attention)
-    if not job.settings.padded and attention == "sdpa":
-        check_packing(model, job.source.name)
+    give_attention(model, job)
     return model
+
+
+def give_attention(model: Any, job: Job) -> None:
+    """Have a model tell apart the examples of a row; flash attention and padding do so by themselves.
+
+    Raises:
+        PrerequisiteError: The model does not do it.
+    """
+    if not job.settings.padded and attention_of(job) is None:
+        choose_packed_attention(model, job.source.name)
 
 
 def _has_flash_attention() -> bool:

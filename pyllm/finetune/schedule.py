@@ -48,7 +48,14 @@ class TrainingSchedule:
 
 
 def by_examples(
-    sequences: Sequences, *, examples: int, epochs: float, pass_tokens: int, seed: int, processes: int = 1
+    sequences: Sequences,
+    *,
+    examples: int,
+    epochs: float,
+    pass_tokens: int,
+    seed: int,
+    max_tokens: int | None = None,
+    processes: int = 1,
 ) -> TrainingSchedule:
     """Steps of a fixed number of examples.
 
@@ -58,18 +65,27 @@ def by_examples(
         epochs: Times that each example is seen.
         pass_tokens: Most tokens of a forward pass, unless one example alone has more.
         seed: Of the order.
+        max_tokens: Most tokens of the whole run, which ends before the first example that would exceed them (at least
+            one is trained); None trains all epochs.
         processes: The number of forward passes is a multiple of this.
     """
     items = [(place,) for place in range(len(sequences))]
-    return _schedule(sequences, items, _Plan(examples, epochs, pass_tokens, seed, processes))
+    return _schedule(sequences, items, _Plan(examples, epochs, pass_tokens, seed, max_tokens, processes))
 
 
 def by_packs(
-    sequences: Sequences, *, packs: int, epochs: float, pass_tokens: int, seed: int, processes: int = 1
+    sequences: Sequences,
+    *,
+    packs: int,
+    epochs: float,
+    pass_tokens: int,
+    seed: int,
+    max_tokens: int | None = None,
+    processes: int = 1,
 ) -> TrainingSchedule:
     """Steps of a fixed number of packs; see `by_examples`."""
     items = [tuple(range(int(a), int(b))) for a, b in zip(sequences.packs[:-1], sequences.packs[1:], strict=True)]
-    return _schedule(sequences, items, _Plan(packs, epochs, pass_tokens, seed, processes))
+    return _schedule(sequences, items, _Plan(packs, epochs, pass_tokens, seed, max_tokens, processes))
 
 
 def epoch_order(items: int, seed: int, epoch: int) -> Int[ndarray, " items"]:
@@ -83,6 +99,7 @@ class _Plan:
     epochs: float
     pass_tokens: int
     seed: int
+    max_tokens: int | None
     processes: int
 
 
@@ -90,9 +107,11 @@ def _schedule(sequences: Sequences, items: Sequence[tuple[int, ...]], plan: _Pla
     lengths, trained = sequences.lengths, sequences.trained_tokens
     item_tokens = [int(lengths[list(item)].sum()) for item in items]
     item_trained = [int(trained[list(item)].sum()) for item in items]
-    wanted = max(1, round(plan.epochs * len(items)))
-    stream = _stream(len(items), wanted, plan.seed)
-    steps = [stream[first : first + plan.items_per_step] for first in range(0, wanted, plan.items_per_step)]
+    stream = _stream(len(items), max(1, round(plan.epochs * len(items))), plan.seed)
+    if plan.max_tokens is not None:
+        ends = np.cumsum([item_tokens[item] for item in stream])
+        stream = stream[: max(1, int(np.searchsorted(ends, plan.max_tokens, side="right")))]
+    steps = [stream[first : first + plan.items_per_step] for first in range(0, len(stream), plan.items_per_step)]
     count = _passes_needed(steps, item_tokens, plan)
     passes = [
         tuple(place for number in part for place in items[step[number]])

@@ -6,7 +6,7 @@ A sealed file is canonical to the byte: it is read, written again and compared, 
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from pyllm.errors import InputError, reason_of
 from pyllm.provenance import canonical_json, sha256_hex
 
 _SEAL = "sealed"
+_UNLIKE = "its SHA-256 is not the recorded one"
 
 
 def write_sealed(path: Path, value: Mapping[str, Any]) -> None:
@@ -34,12 +35,17 @@ def read_sealed(path: Path) -> dict[str, Any]:
     """
     try:
         data = path.read_bytes()
-        value = json.loads(data)
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise InputError(f"{path} cannot be read: {reason_of(error)}") from error
-    if not isinstance(value, dict) or value.pop(_SEAL, None) is None or _sealed(value) != data:
-        raise InputError(f"{path} was changed after it was written")
-    return value
+    value: Any = None
+    try:
+        value = json.loads(data)
+        intact = isinstance(value, dict) and value.pop(_SEAL, None) is not None and _sealed(value) == data
+    except (ValueError, RecursionError):  # also where the text is JSON, but none that can be written again
+        intact = False
+    if not intact:
+        raise InputError(f"{path} was changed after it was written: it is not what its own digest names")
+    return dict(value)
 
 
 def _sealed(value: dict[str, Any]) -> bytes:
@@ -72,16 +78,31 @@ def folder_facts(folder: Path, *, leave_out: Iterable[str] = ()) -> dict[str, di
 
 def mismatches(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """What of the named files is not as it was, a phrase each; sizes are compared before anything is hashed."""
-    lines = []
-    for name, facts in sorted(files.items()):
-        path = folder / name
+    phrases = (mismatch(folder / name, facts) for name, facts in sorted(files.items()))
+    return [phrase for phrase in phrases if phrase is not None]
+
+
+def mismatch(
+    path: Path, facts: Mapping[str, Any], *, facts_of: Callable[[Path], Mapping[str, Any]] = file_facts
+) -> str | None:
+    """What of a file is not as it was, as a phrase that begins with its path; None when all is.
+
+    Args:
+        path: The file.
+        facts: What it had: `bytes` and `sha256`.
+        facts_of: What it has; asked only where the size is the recorded one.
+    """
+    try:
         if not path.is_file():
-            lines.append(f"{path} is missing")
-        elif (size := path.stat().st_size) != facts["bytes"]:
-            lines.append(f"{path} has {size:,} bytes and had {facts['bytes']:,}")
-        elif file_facts(path)["sha256"] != facts["sha256"]:
-            lines.append(f"{path} was changed: its SHA-256 is not the recorded one")
-    return lines
+            return f"{path} is missing"
+        size = path.stat().st_size
+        if size != facts["bytes"]:
+            return f"{path} has {size:,} bytes and had {facts['bytes']:,}"
+        return None if facts_of(path)["sha256"] == facts["sha256"] else f"{path} was changed: {_UNLIKE}"
+    except OSError as error:
+        return f"{path} cannot be read: {reason_of(error)}"
+    except InputError as error:
+        return error.message
 
 
 def sync_folder(folder: Path) -> None:

@@ -116,8 +116,12 @@ def _read(path: Path) -> Sequences:
         table = pl.read_parquet(path)
     except (OSError, pl.exceptions.PolarsError) as error:
         raise InputError(f"{path} cannot be read: {error}") from error
+    fixed = [name for name in _COLUMNS if isinstance(table.schema.get(name), pl.Array)]
+    table = table.with_columns(pl.col(name).arr.to_list() for name in fixed)
     for name in _COLUMNS[:2]:
         _check_column(table, name, path)
+    for name, lowest, highest in (("input_ids", 0, 2**32 - 1), ("labels", MASKED, 2**31 - 1)):
+        _check_range(table[name].explode(), lowest, highest, path)
     lengths = table["input_ids"].list.len().to_numpy().astype(np.int64)
     if "seq_lengths" in table.columns:
         _check_column(table, "seq_lengths", path)
@@ -157,3 +161,10 @@ def _check_column(table: pl.DataFrame, name: str, path: Path) -> None:
         raise InputError(f"{path}: column `{name}` has type {dtype}, not a list of whole numbers")
     if table[name].null_count() or table[name].explode().null_count():
         raise InputError(f"{path}: column `{name}` has nulls")
+
+
+def _check_range(values: pl.Series, lowest: int, highest: int, path: Path) -> None:
+    wide = values.cast(pl.Int64, strict=False)  # null where it does not fit
+    wrong = values.filter(wide.is_null() | (wide < lowest) | (wide > highest) | ((wide < 0) & (wide != MASKED)))
+    if len(wrong):
+        raise InputError(f"{path}: column `{values.name}` holds {wrong[0]}, which is no token")

@@ -84,6 +84,7 @@ class FinetuneSettings:
         template: How an example becomes text.
         max_length: Most tokens of an example; longer ones are cut at their end.
         epochs: Times that each example is seen; need not be whole.
+        max_tokens: Most tokens of the whole run, each as often as it is seen; None sets no limit.
         batch_examples: Examples of an optimizer step; None when steps are counted in tokens.
         batch_tokens: Tokens of an optimizer step, in packs of `max_length`; None when steps are counted in examples.
         learning_rate: The highest.
@@ -124,13 +125,14 @@ class FinetuneSettings:
     padded: bool = False
     micro_batch_tokens: int | None = None
     fsdp: bool = False
+    max_tokens: int | None = None
     recipe: RecipeName | None = None
 
     def __post_init__(self) -> None:
         """Check ranges and contradictions."""
         if (self.batch_examples is None) == (self.batch_tokens is None):
             raise SettingError("a step is counted either in examples or in tokens: give one of the two")
-        for name in ("batch_examples", "batch_tokens", "micro_batch_tokens"):
+        for name in ("batch_examples", "batch_tokens", "micro_batch_tokens", "max_tokens"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise SettingError(f"`{name}` is {value}: at least 1 is wanted")

@@ -7,7 +7,6 @@ schedule, one row a forward pass, so a resumed run sees the passes that an unbro
 import json
 import logging
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +17,6 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import (
-    EarlyStoppingCallback,
     PreTrainedTokenizerBase,
     PrinterCallback,
     TrainerCallback,
@@ -33,6 +31,7 @@ from pyllm.data.tokens import MASKED
 from pyllm.errors import InputError, PrerequisiteError, SettingError, reason_of
 from pyllm.finetune.batches import held_out_data, training_data
 from pyllm.finetune.folder import CHECKPOINTS, EVENTS, checkpoint_path, seal_checkpoint
+from pyllm.finetune.processes import any_process, barrier, world
 from pyllm.finetune.schedule import TrainingSchedule
 from pyllm.finetune.sequences import Sequences
 from pyllm.finetune.settings import FinetuneSettings
@@ -121,13 +120,14 @@ def read_events(path: Path) -> list[dict[str, Any]]:
     return events
 
 
-def world() -> tuple[int, int]:
-    """Number of this process and how many there are, as torchrun says."""
-    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-
-
 def configuration(
-    folder: Path, settings: FinetuneSettings, schedule: TrainingSchedule, saving: Saving, *, evaluates: bool
+    folder: Path,
+    settings: FinetuneSettings,
+    schedule: TrainingSchedule,
+    saving: Saving,
+    *,
+    evaluates: bool,
+    resumed: bool = False,
 ) -> SFTConfig:
     """What TRL is told."""
     _, processes = world()
@@ -163,10 +163,10 @@ def configuration(
         shuffle_dataset=False,
         dataset_kwargs={"skip_prepare_dataset": True},
         remove_unused_columns=False,
-        gradient_checkpointing=checkpointing,
+        activation_checkpointing=checkpointing,
         eval_strategy="steps" if evaluates else "no",
         eval_steps=saving.every_steps if evaluates else None,
-        eval_on_start=evaluates,
+        eval_on_start=evaluates and not resumed,
         prediction_loss_only=True,
         save_strategy="steps",
         save_steps=saving.every_steps,
@@ -179,6 +179,7 @@ def configuration(
         disable_tqdm=True,
         log_level="error",
         average_tokens_across_devices=True,
+        ddp_find_unused_parameters=False,
         dataloader_num_workers=0,
         **best,
         **sharded,
@@ -241,7 +242,7 @@ class _Watch(TrainerCallback):
         """Count the step; stop if asked to."""
         self._result.step = state.global_step
         self._progress.advance(1, tokens=int(self._schedule.step_tokens[state.global_step - 1]))
-        if _any_process(self._should_stop()):
+        if any_process(self._should_stop()):
             self._result.stopped = state.global_step < self._schedule.steps
             control.should_save = control.should_training_stop = True
         return control
@@ -291,30 +292,66 @@ class _Watch(TrainerCallback):
         **kwargs: Any,  # noqa: ARG002
     ) -> None:
         """Make the checkpoint count, once every process has written its part."""
-        _barrier()
+        barrier()
         if world()[0] == 0:
             path = checkpoint_path(Path(str(args.output_dir)), state.global_step)
             seal_checkpoint(path, state.global_step)
             self._events.write("checkpoint", step=state.global_step)
-        _barrier()
+        barrier()
+
+
+class _Patience(TrainerCallback):
+    """Ends a run whose held-out loss no longer falls.
+
+    The callback of transformers counts in memory; this one counts in the history that a checkpoint keeps, so that a
+    resumed run ends where an unbroken one does.
+    """
+
+    def __init__(self, patience: int) -> None:
+        self._patience = patience
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,  # noqa: ARG002
+        **_: Any,
+    ) -> None:
+        """Find the best checkpoint again where the folder of the run was moved."""
+        if state.best_global_step:
+            best = checkpoint_path(Path(str(args.output_dir)), state.best_global_step)
+            state.best_model_checkpoint = str(best) if best.is_dir() else None
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,  # noqa: ARG002
+        state: TrainerState,
+        control: TrainerControl,
+        **_: Any,
+    ) -> None:
+        """Stop where patience has run out."""
+        if _evaluations_since_best(state.log_history) >= self._patience:
+            control.should_training_stop = True
+
+
+def _evaluations_since_best(history: list[dict[str, float]]) -> int:
+    """Evaluations behind the best one; that of the untrained model does not count, for it has no checkpoint."""
+    best, since = math.inf, 0
+    for entry in history:
+        if "eval_loss" in entry and entry["step"] > 0:
+            since = 0 if entry["eval_loss"] < best else since + 1
+            best = min(best, entry["eval_loss"])
+    return since
+
+
+def _was_over(checkpoint: Path, patience: int) -> bool:
+    """Whether patience had run out when a checkpoint was written."""
+    history = json.loads((checkpoint / "trainer_state.json").read_bytes())["log_history"]
+    return _evaluations_since_best(history) >= patience
 
 
 def _finite(value: Any) -> float | None:
     return None if value is None or not math.isfinite(float(value)) else float(value)
-
-
-def _any_process(flag: bool) -> bool:
-    if world()[1] == 1 or not torch.distributed.is_initialized():
-        return flag
-    on_gpu = torch.distributed.get_backend() == "nccl"
-    both = torch.tensor([int(flag)], device="cuda" if on_gpu else "cpu")
-    torch.distributed.all_reduce(both, op=torch.distributed.ReduceOp.MAX)
-    return bool(both.item())
-
-
-def _barrier() -> None:
-    if torch.distributed.is_initialized():
-        torch.distributed.barrier()
 
 
 class _PaddingCollator:
@@ -413,8 +450,9 @@ def train(
     result = TrainResult()
     callbacks: list[TrainerCallback] = [_Watch(schedule, events, result, progress, should_stop)]
     if saving.patience is not None:
-        callbacks.append(EarlyStoppingCallback(early_stopping_patience=saving.patience))
-    config = configuration(folder, settings, schedule, saving, evaluates=held_out is not None)
+        callbacks.append(_Patience(saving.patience))
+    evaluates, resumed = held_out is not None, resume_step is not None
+    config = configuration(folder, settings, schedule, saving, evaluates=evaluates, resumed=resumed)
     trainer = make_trainer(
         config,
         model,
@@ -430,6 +468,8 @@ def train(
     progress.start("training", schedule.steps, done=resume_step or 0, unit="steps")
     checkpoint = None if resume_step is None else str(checkpoint_path(folder / CHECKPOINTS, resume_step))
     result.step = resume_step or 0
+    if checkpoint is not None and saving.patience is not None and _was_over(Path(checkpoint), saving.patience):
+        config.num_train_epochs = 0.0  # nothing is left but to take the best checkpoint
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
     except torch.OutOfMemoryError as error:

@@ -20,11 +20,14 @@ from dataclasses import dataclass, field
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.functional import scaled_dot_product_attention
+from torch.utils.weak import WeakTensorKeyDictionary
 from transformers import AttentionInterface
 from transformers.cache_utils import Cache, DynamicLayer
 
 ATTENTION_NAME = "pyllm_shared_prefix"
+PACKED_ATTENTION_NAME = "pyllm_packed"
 _MOST_PADDING = 1.125
 """Sequences share a bucket while the longest is at most this many times the shortest."""
 
@@ -150,6 +153,8 @@ class _Scope:
 
 
 _scope: ContextVar[_Scope] = ContextVar("pyllm_shared_prefix_scope")
+_scopes = WeakTensorKeyDictionary()
+"""By the tensor of sequence borders, which all layers of a forward pass are given and its backward pass again."""
 
 
 def forward_pack(
@@ -190,11 +195,11 @@ def _allowed(longest: int, prefix_tokens: int, window: int | None, device: torch
 
 
 def _soft_capped(
-    query: Tensor, keys: Tensor, values: Tensor, *, mask: Tensor, scaling: float, softcap: float
+    query: Tensor, keys: Tensor, values: Tensor, *, mask: Tensor, scaling: float, softcap: float, dropout: float
 ) -> Tensor:
     scores = torch.tanh(query @ keys.transpose(-1, -2) * (scaling / softcap)) * softcap
     weights = (scores + mask).softmax(-1, dtype=torch.float32).to(query.dtype)
-    return weights @ values
+    return functional.dropout(weights, dropout) @ values
 
 
 def shared_prefix_attention(
@@ -211,10 +216,62 @@ def shared_prefix_attention(
 ) -> tuple[Float[Tensor, "1 packed heads value_dim"], None]:
     """The attention of one layer over a pack; called by transformers. See the module docstring."""
     scope = _scope.get()
+    prefix = scope.cache.layer(int(module.layer_idx)) if scope.cache is not None else None  # type: ignore[arg-type]
+    return _attend(
+        scope, query, key, value, prefix=prefix, scaling=scaling, sliding_window=sliding_window, softcap=softcap
+    )
+
+
+def packed_attention(
+    _module: nn.Module,
+    query: Float[Tensor, "1 heads packed head_dim"],
+    key: Float[Tensor, "1 kv_heads packed head_dim"],
+    value: Float[Tensor, "1 kv_heads packed value_dim"],
+    _attention_mask: Tensor | None,
+    *,
+    cu_seq_lens_q: Int[Tensor, " seq_and_one"] | None = None,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    dropout: float = 0.0,
+    **_: object,
+) -> tuple[Float[Tensor, "1 packed heads value_dim"], None]:
+    """The attention of one layer over a pack without a prefix, which training and its backward pass go through.
+
+    Where sequences begin comes as transformers hands it to kernels for packed rows; without it the row is one sequence.
+    """
+    if cu_seq_lens_q is None:
+        cu_seq_lens_q = torch.tensor([0, query.shape[2]], dtype=torch.int32)
+    if cu_seq_lens_q not in _scopes:
+        lengths = tuple(cu_seq_lens_q.diff().tolist())
+        _scopes[cu_seq_lens_q] = _Scope(PackLayout(lengths, query.device), None)
+    return _attend(
+        _scopes[cu_seq_lens_q],
+        query,
+        key,
+        value,
+        scaling=scaling,
+        sliding_window=sliding_window,
+        softcap=softcap,
+        dropout=dropout,
+    )
+
+
+def _attend(
+    scope: _Scope,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    prefix: tuple[Tensor, Tensor] | None = None,
+    scaling: float | None,
+    sliding_window: int | None,
+    softcap: float | None,
+    dropout: float = 0.0,
+) -> tuple[Tensor, None]:
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     heads, kv_heads = query.shape[1], key.shape[1]
     share = heads // kv_heads
-    prefix = scope.cache.layer(int(module.layer_idx)) if scope.cache is not None else None  # type: ignore[arg-type]
     output = query.new_empty(query.shape[2], heads, value.shape[-1])
     for bucket in scope.layout.buckets:
         rows, longest = bucket.rows, bucket.longest
@@ -227,15 +284,16 @@ def shared_prefix_attention(
         own = own.reshape(rows, kv_heads, share * longest, -1)
         mask = scope.mask(longest, keys.shape[2] - longest, sliding_window, query).repeat(share, 1)
         if softcap is None:
-            mixed = scaled_dot_product_attention(own, keys, values, attn_mask=mask, scale=scaling)
+            mixed = scaled_dot_product_attention(own, keys, values, attn_mask=mask, scale=scaling, dropout_p=dropout)
         else:
-            mixed = _soft_capped(own, keys, values, mask=mask, scaling=scaling, softcap=softcap)
+            mixed = _soft_capped(own, keys, values, mask=mask, scaling=scaling, softcap=softcap, dropout=dropout)
         mixed = mixed.unflatten(2, (share, longest)).permute(0, 3, 1, 2, 4).reshape(rows * longest, heads, -1)
         output.index_copy_(0, bucket.tokens, mixed.index_select(0, bucket.real))
     return output[None], None
 
 
 AttentionInterface.register(ATTENTION_NAME, shared_prefix_attention)
+AttentionInterface.register(PACKED_ATTENTION_NAME, packed_attention)
 
 
 def packs(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
