@@ -197,7 +197,7 @@ def _counted(plan: "Plan", job: "Job") -> list[str]:
     padding = f", {100 * passes['padding']:.1f} % of what they compute is padding" if settings.padded else ""
     parts = {
         "weights": memory.weights, "gradients": memory.gradients, "Adam's moments": memory.moments,
-        "bf16 copies": memory.copies, "activations": memory.activations, "head": memory.head,
+        "copies": memory.copies, "activations": memory.activations, "head": memory.head,
     }  # fmt: skip
     each = "" if plan.processes == 1 else f" on each of {plan.processes} devices"
     return [

@@ -225,7 +225,8 @@ def numerics_of(job: Job) -> Numerics:
     settings, gpu = job.settings, on_gpu(job)
     half = settings.precision == "bf16" or (settings.precision == "auto" and gpu)
     checkpointing = gpu if settings.activation_checkpointing is None else settings.activation_checkpointing
-    return Numerics(weight_type(job).itemsize, 2 if half else 4, checkpointing, attention_of(job) is None, gpu)
+    masked = settings.padded and attention_of(job) is None  # packed examples have no matrix over the whole row
+    return Numerics(weight_type(job).itemsize, 2 if half else 4, checkpointing, masked, gpu)
 
 
 def empty_model(config: PreTrainedConfig) -> Any:
@@ -281,7 +282,7 @@ def estimate_memory(
     - copies: 2 P where bf16 is computed from fp32 weights; under FSDP c bytes for the embeddings and two layers, which
       are gathered whole;
     - activations of a layer: N (5 h w + c (5 h + 2 k + 4 i)), 2 h c N more where inputs are cast, and c N² for
-      the mask of packed or padded examples where attention takes one, or (4 + 2 c) N² for each head where it has no
+      the mask of padded examples where attention takes one, or (4 + 2 c) N² for each head where it has no
       kernel. All L layers are kept; with activation checkpointing only N h w of each, and one layer whole; 2 N h w
       stand in front of and behind them;
     - head: a tile of logits of 4096 x 32768 at most, in c bytes (and four copies of it in fp32 on a CPU), the

@@ -23,7 +23,7 @@ from transformers.trainer_utils import SaveStrategy
 from pyllm.errors import PrerequisiteError
 from pyllm.finetune.job import Job
 from pyllm.finetune.plan import Plan
-from pyllm.finetune.run import attention_of, on_gpu, trained_tokenizer, weight_type
+from pyllm.finetune.run import attention_of, give_attention, on_gpu, trained_tokenizer, weight_type
 from pyllm.finetune.schedule import TrainingSchedule
 from pyllm.finetune.training import Saving, configuration, make_trainer
 from pyllm.lm.loading import quiet_transformers
@@ -162,9 +162,11 @@ def _random_model(job: Job) -> Any:
     used = [torch.cuda.current_device()] if device == "cuda" else []
     with torch.random.fork_rng(devices=used), torch.device(device):
         torch.default_generator.manual_seed(job.settings.seed)
-        return AutoModelForCausalLM.from_config(
+        model = AutoModelForCausalLM.from_config(
             copy.deepcopy(job.config), dtype=weight_type(job), attn_implementation=attention_of(job)
         )
+    give_attention(model, job)
+    return model
 
 
 class _Clock(TrainerCallback):
