@@ -25,7 +25,7 @@ demo: setup ## score and select sample data with the built-in model, and print w
 
 test: setup ## all tests: the Rust crates, then Python
 	cargo test --quiet $(testable)
-	$(python) -m pytest
+	$(python) -m pytest -n logical --maxprocesses 4 --dist loadfile
 
 check: setup ## formatting, lints, types, floors, licences, shell scripts
 	cargo fmt --all --check

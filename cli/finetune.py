@@ -251,6 +251,7 @@ def finetune(
         strict=strict,
         bad_rows_path=bad_rows,
         dedup=dedup,
+        early_stop=None if early_stop is None else (early_stop, save_every),
     )
     if looks_only:
         _plans.look(request, out, show_mask=show_mask, save_every=save_every, report=report, console=console)

@@ -1,5 +1,6 @@
 """What every test may rely on: no network, a cache of its own, the same random examples in every run."""
 
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,6 +33,16 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYLLM_CACHE", str(tmp_path_factory.mktemp("pyllm-cache")))
         yield
+
+
+@pytest.fixture(autouse=True)
+def _own_log_level() -> Iterator[None]:
+    """Take back what a command that ran in this process did to the log."""
+    root, ours = logging.getLogger(), logging.getLogger("pyllm")
+    handlers, level = list(root.handlers), ours.level
+    yield
+    root.handlers[:] = [each for each in root.handlers if each in handlers]
+    ours.setLevel(level)
 
 
 @pytest.fixture(scope="session")

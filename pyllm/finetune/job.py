@@ -1,5 +1,6 @@
 """What is known of a run before its weights are loaded: rows, settings, schedule, and the key that names it."""
 
+import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -12,13 +13,15 @@ import polars as pl
 from pyllm.data.tokens import TrainingTemplate, TrainingTokenizer
 from pyllm.errors import InputError, SettingError
 from pyllm.finetune import data
+from pyllm.finetune.folder import RECORD
 from pyllm.finetune.schedule import TrainingSchedule, by_examples, by_packs
+from pyllm.finetune.sealed import read_sealed
 from pyllm.finetune.sequences import Sequences
 from pyllm.finetune.settings import FINETUNE_VERSION, FinetuneSettings
 from pyllm.lm.loading import load_config
 from pyllm.lm.sources import ModelSource, find_model
 from pyllm.lm.tokenizing import find_tokenizer, has_chat_template
-from pyllm.provenance import package_version, sha256_hex, step
+from pyllm.provenance import canonical_json, package_version, sha256_hex, step
 
 _log = logging.getLogger(__name__)
 
@@ -41,6 +44,8 @@ class Request:
         strict: Refuse a file that has a bad row.
         bad_rows_path: Where to collect bad rows.
         dedup: Drop rows whose content stood in an earlier row.
+        early_stop: Evaluations without a better held-out loss, and steps between them (None: the usual), after which
+            the run ends; None where it goes on to its end.
     """
 
     source: str | None
@@ -52,6 +57,7 @@ class Request:
     strict: bool = False
     bad_rows_path: Path | None = None
     dedup: bool = False
+    early_stop: tuple[int, int | None] | None = None
 
     def __post_init__(self) -> None:
         """Check what is held out."""
@@ -107,10 +113,15 @@ def prepare(request: Request, *, kept: Path | None = None, processes: int = 1) -
     source = replace(found, folder=found.folder.resolve())  # an adapter names it, wherever it is loaded
     config = load_config(source)
     tokenizer = find_tokenizer(request.settings.model)
+    share = request.eval_share
     if request.source is not None:
         rows, held_out = _read(request)
     elif kept is not None:
         rows, held_out = _kept(kept)
+        if request.eval_data is not None:
+            held_out = _held_out(request.eval_data, rows)
+        elif held_out is not None and share is None:
+            share = read_sealed(kept / RECORD)["key"]["data"]["eval"]["share"]
     else:
         raise InputError("there are no rows to train on", hint="name a file")
     template = request.template
@@ -119,7 +130,9 @@ def prepare(request: Request, *, kept: Path | None = None, processes: int = 1) -
         template = data.template_of(rows) or template
     template = template or ("chat" if has_chat_template(tokenizer) else "alpaca")
     settings = _fit(replace(request.settings, template=template), config)
-    return Job(settings, source, config, tokenizer, rows, held_out, _key(settings, source, rows, held_out, processes))
+    key = _key(settings, source, rows, processes) | {"early_stop": request.early_stop}
+    key["data"]["eval"] = None if held_out is None else {"share": share, **_content(held_out)}
+    return Job(settings, source, config, tokenizer, rows, held_out, json.loads(canonical_json(key)))
 
 
 def on_other_rows(job: Job, rows: data.Rows, settings: FinetuneSettings) -> Job:
@@ -130,7 +143,7 @@ def on_other_rows(job: Job, rows: data.Rows, settings: FinetuneSettings) -> Job:
         rows: What to train on instead.
         settings: How; its length and template are those of `job`.
     """
-    key = _key(settings, job.source, rows, None, processes=job.key["processes"])
+    key = _key(settings, job.source, rows, job.key["processes"])
     return replace(job, rows=rows, settings=settings, held_out=None, key=key)
 
 
@@ -152,16 +165,20 @@ def _read(request: Request) -> tuple[data.Rows, data.Rows | None]:
         dedup=request.dedup,
     )
     if request.eval_data is not None:
-        held_out = data.read_rows(request.eval_data)
-        if held_out.table is not None and rows.table is not None:
-            held_out = replace(held_out, table=_not_trained(held_out.table, rows.table, request.eval_data))
-        return rows, held_out
+        return rows, _held_out(request.eval_data, rows)
     if request.eval_share is None:
         return rows, None
     if rows.table is None:
         raise SettingError("packs cannot be split: hold rows out with `--eval-data`")
     train, left = data.split(rows.table, request.eval_share, request.settings.seed)
     return replace(rows, table=train), replace(rows, table=left)
+
+
+def _held_out(source: str, rows: data.Rows) -> data.Rows:
+    held_out = data.read_rows(source)
+    if held_out.table is None or rows.table is None:
+        return held_out
+    return replace(held_out, table=_not_trained(held_out.table, rows.table, source))
 
 
 def _not_trained(held_out: pl.DataFrame, trained: pl.DataFrame, name: str) -> pl.DataFrame:
@@ -180,12 +197,11 @@ def _kept(run: Path) -> tuple[data.Rows, data.Rows | None]:
     return rows, data.kept_rows(run, data.EVAL)
 
 
-def _key(
-    settings: FinetuneSettings, source: ModelSource, rows: data.Rows, held_out: data.Rows | None, processes: int
-) -> dict[str, Any]:
+def _key(settings: FinetuneSettings, source: ModelSource, rows: data.Rows, processes: int) -> dict[str, Any]:
     packages = (*_PACKAGES, "peft") if settings.lora is not None else _PACKAGES
     return {
-        "data": {"eval": None if held_out is None else _content(held_out), "train": _content(rows)},
+        "data": {"eval": None, "train": _content(rows)},
+        "early_stop": None,
         "model": {
             "config_sha256": source.config_sha256(),
             "name": Path(source.name).name,
@@ -252,7 +268,7 @@ def sequences_of(run: Path, name: str, settings: FinetuneSettings, config: Any) 
     if context is not None and longest > context:
         raise InputError(f"an example has {longest} tokens and the model was made for {context}")
     vocabulary = int(config.get_text_config().vocab_size)
-    if (highest := int(sequences.ids.max())) >= vocabulary:
+    if (highest := max(int(sequences.ids.max()), int(sequences.labels.max()))) >= vocabulary:
         raise InputError(f"token {highest} is beyond the model's vocabulary of {vocabulary}")
     table = data.rows_of(run, name)
     if table is None or settings.batch_examples is None:
