@@ -41,9 +41,9 @@ EXIT_USAGE = 2
 EXIT_SIGNAL = 128
 EXIT_READER_GONE = 141
 
-# In the order of the help. A command is a function of its module's name; `runs` has commands of its own.
+# In the order of the help. A command is a function of its module's name; Groups have commands of their own.
 _COMMANDS = ("score", "select", "finetune", "aggregate", "anchors", "pack", "shard", "verify")
-_GROUPS = ("runs",)
+_GROUPS = ("runs", "stream")
 
 app = typer.Typer(
     name="toolkit",

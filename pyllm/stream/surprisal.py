@@ -1,0 +1,106 @@
+"""What every token of a turn is worth: its surprisal, or what the published code computes under that name.
+
+Surprisal is -log p(token | what stands before it), in nats. The published code attaches to token i the value
+-log p(token i-1 | tokens up to i-1), how unlikely a repetition of the token before was there. Both come from
+log-sum-exp less one logit, in float32, a forward pass at a time: no table of turn times vocabulary exists for a long
+turn. Source: SirLLM, arXiv 2405.12528, equation 1, and its code; `docs/methods/sirllm.md` has the difference.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Float, Int
+from numpy import ndarray
+from torch import Tensor
+
+from pyllm.errors import PrerequisiteError
+from pyllm.stream.settings import FirstToken, Score
+
+MOST_NATS = 1e4
+"""A token of probability 0 counts as this surprising: infinity would never fade."""
+
+
+def negative_log(
+    logits: Float[Tensor, "new vocab"], targets: Int[Tensor, " new"], log_sums: Float[Tensor, " new"]
+) -> Float[Tensor, " new"]:
+    """-log softmax of one target in each row, given each row's log-sum-exp."""
+    return log_sums - logits.gather(1, targets[:, None])[:, 0]
+
+
+@dataclass
+class TurnScores:
+    """The scores of one turn, growing with each forward pass.
+
+    Args:
+        score: Which one.
+        first_takes_largest: Whether the turn's first token takes its largest score. As the largest grows with a long
+            turn, so does that token's score.
+        nats: Scores so far.
+    """
+
+    score: Score
+    first_takes_largest: bool
+    nats: Float[ndarray, " fed"] = field(default_factory=lambda: np.empty(0))
+    _largest: float = -np.inf
+    _next: float = 0.0
+
+    def add(
+        self,
+        ids: Int[Tensor, " new"],
+        logits: Float[Tensor, "new vocab"],
+        before: Float[Tensor, " vocab"] | None,
+        place: str,
+    ) -> Float[ndarray, " new"]:
+        """Score the tokens of a forward pass.
+
+        Args:
+            ids: The tokens.
+            logits: What the model predicts behind each, in float32.
+            before: What it predicted behind the token before the first of them; None where nothing stood before.
+            place: Where they are, for messages.
+
+        Returns:
+            Their scores. `corrected` says whether the turn's first token, read earlier, has another one now.
+
+        Raises:
+            PrerequisiteError: A score is no number.
+        """
+        log_sums = logits.logsumexp(-1)
+        if self.score == "as-published":
+            own = _numbers(negative_log(logits, ids, log_sums), place)
+            self._largest = max(self._largest, float(own.max()))
+            fresh = np.concatenate([[self._next], own[:-1]])
+            self._next = float(own[-1])
+            known = own[:0]
+        else:
+            known = _numbers(negative_log(logits[:-1], ids[1:], log_sums[:-1]), place)
+            first = 0.0
+            is_first = not len(self.nats)
+            if before is not None and not (is_first and self.first_takes_largest):
+                first = _numbers(negative_log(before[None], ids[:1], before.logsumexp(-1)[None]), place)[0]
+                known = np.concatenate([[first], known])
+            fresh = known if len(known) == len(ids) else np.concatenate([[first], known])
+        if len(known):
+            self._largest = max(self._largest, float(known.max()))
+        self.nats = np.concatenate([self.nats, fresh])
+        if self.first_takes_largest:
+            # The float itself is copied: ties with the token that it comes from must be exact.
+            self.nats[0] = max(self._largest, 0.0)
+        return self.nats[len(self.nats) - len(ids) :]
+
+
+def takes_largest(score: Score, first_token: FirstToken, *, first_turn: bool) -> bool:
+    """Whether a turn's first token takes the turn's largest score: always, where nothing stood before it."""
+    return score == "as-published" or first_token == "max" or first_turn
+
+
+def _numbers(nats: Float[Tensor, " new"], place: str) -> Float[ndarray, " new"]:
+    """As float64, with infinity cut to `MOST_NATS`."""
+    numbers: ndarray = nats.double().cpu().numpy()
+    if np.isnan(numbers).any():
+        raise PrerequisiteError(
+            f"the model gives no number for a token of {place}", hint="use another --dtype, such as float32"
+        )
+    # Rounding can make a sure token minus nothing.
+    clipped: ndarray = np.clip(numbers, 0.0, MOST_NATS)
+    return clipped
