@@ -152,7 +152,7 @@ def _fit(settings: FinetuneSettings, config: Any) -> FinetuneSettings:
     context = getattr(config.get_text_config(), "max_position_embeddings", None)
     if context is None or settings.max_length <= context:
         return settings
-    _log.warning("`%s` was made for %d tokens: examples are cut there", settings.model, context)
+    _log.info("`%s` was made for %d tokens: longer examples are cut there", settings.model, context)
     return replace(settings, max_length=int(context))
 
 

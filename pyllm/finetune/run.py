@@ -16,6 +16,8 @@ from pyllm.data.packing import left_out
 from pyllm.data.tables import write_json_atomically
 from pyllm.errors import InputError, SettingError
 from pyllm.finetune import data
+from pyllm.finetune.callbacks import TrainResult
+from pyllm.finetune.events import read_events
 from pyllm.finetune.folder import (
     CHECKPOINTS,
     DATA,
@@ -37,7 +39,7 @@ from pyllm.finetune.schedule import TrainingSchedule
 from pyllm.finetune.sealed import file_facts, mismatches, read_sealed
 from pyllm.finetune.sequences import Sequences
 from pyllm.finetune.templates import give_template
-from pyllm.finetune.training import Saving, TrainResult, read_events, train
+from pyllm.finetune.training import Saving, train
 from pyllm.lm.loading import load_pretrained, load_tokenizer
 from pyllm.lm.sources import is_hub_id
 from pyllm.progress import Progress, no_progress

@@ -4,7 +4,6 @@ What is asked of TRL and transformers is `SFTConfig`, `SFTTrainer` and callbacks
 schedule, one row a forward pass, so a resumed run sees the passes that an unbroken one sees.
 """
 
-import json
 import logging
 import math
 import time
@@ -20,18 +19,17 @@ from transformers import (
     PreTrainedTokenizerBase,
     PrinterCallback,
     TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
 )
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from pyllm.data.tokens import MASKED
-from pyllm.errors import InputError, PrerequisiteError, SettingError, reason_of
+from pyllm.errors import PrerequisiteError
 from pyllm.finetune.batches import held_out_data, training_data
-from pyllm.finetune.folder import CHECKPOINTS, EVENTS, checkpoint_path, seal_checkpoint
-from pyllm.finetune.processes import any_process, barrier, world
+from pyllm.finetune.callbacks import Patience, TrainResult, Watch, patience_was_over
+from pyllm.finetune.events import Events
+from pyllm.finetune.folder import CHECKPOINTS, EVENTS, checkpoint_path
+from pyllm.finetune.processes import world
 from pyllm.finetune.schedule import TrainingSchedule
 from pyllm.finetune.sequences import Sequences
 from pyllm.finetune.settings import FinetuneSettings
@@ -54,70 +52,6 @@ class Saving:
     every_steps: int
     keep: int = 2
     patience: int | None = None
-
-
-@dataclass(slots=True)
-class TrainResult:
-    """What training came to.
-
-    Args:
-        stopped: It was asked to stop, and did so behind a checkpoint.
-        step: The last step.
-        seconds: Time in the trainer.
-    """
-
-    stopped: bool = False
-    step: int = 0
-    seconds: float = 0.0
-
-
-class Events:
-    """The event stream of a run: one JSON object a line, on disk as it happens.
-
-    Args:
-        path: The file, which is appended to; None writes nothing (processes other than the first).
-    """
-
-    def __init__(self, path: Path | None) -> None:
-        self._path = path
-        self._began = time.monotonic()
-
-    def write(self, event: str, **facts: Any) -> None:
-        """Append an event.
-
-        Raises:
-            PrerequisiteError: The file cannot be written.
-        """
-        if self._path is None:
-            return
-        seconds = round(time.monotonic() - self._began, 3)
-        line = json.dumps({"event": event, "seconds": seconds, **facts}, allow_nan=False)
-        try:
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(line + "\n")
-        except OSError as error:
-            raise PrerequisiteError(f"cannot write {self._path}: {reason_of(error)}") from error
-
-
-def read_events(path: Path) -> list[dict[str, Any]]:
-    """The events of a run in which each step stands once: what was done again after a resumption replaces the first.
-
-    Raises:
-        InputError: A line that is not the last cannot be read; the last may be torn by a kill.
-    """
-    lines = path.read_text(encoding="utf-8").splitlines()
-    events: list[dict[str, Any]] = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            event = json.loads(line)
-        except ValueError as error:
-            if number == len(lines) or '"event": "resume"' in lines[number]:
-                continue
-            raise InputError(f"{path}: line {number} is not an event") from error
-        if event["event"] in ("start", "resume"):
-            events = [each for each in events if each["step"] <= event["step"]]
-        events.append(event)
-    return events
 
 
 def configuration(
@@ -215,145 +149,6 @@ class _Trainer(SFTTrainer):
         return metrics
 
 
-class _Watch(TrainerCallback):
-    """Tells of steps, seals checkpoints, and ends the run at the end of a step when asked to."""
-
-    def __init__(
-        self,
-        schedule: TrainingSchedule,
-        events: Events,
-        result: TrainResult,
-        progress: Progress,
-        should_stop: Callable[[], bool],
-    ) -> None:
-        self._schedule = schedule
-        self._events = events
-        self._result = result
-        self._progress = progress
-        self._should_stop = should_stop
-
-    def on_step_end(
-        self,
-        args: TrainingArguments,  # noqa: ARG002  (the framework's signature, here and below)
-        state: TrainerState,
-        control: TrainerControl,
-        **kwargs: Any,  # noqa: ARG002
-    ) -> TrainerControl:
-        """Count the step; stop if asked to."""
-        self._result.step = state.global_step
-        self._progress.advance(1, tokens=int(self._schedule.step_tokens[state.global_step - 1]))
-        if any_process(self._should_stop()):
-            self._result.stopped = state.global_step < self._schedule.steps
-            control.should_save = control.should_training_stop = True
-        return control
-
-    def on_log(
-        self,
-        args: TrainingArguments,  # noqa: ARG002
-        state: TrainerState,
-        control: TrainerControl,  # noqa: ARG002
-        **kwargs: Any,
-    ) -> None:
-        """Write the events of steps."""
-        logs: dict[str, float] = kwargs["logs"]
-        if "loss" not in logs:
-            return
-        loss, step = float(logs["loss"]), state.global_step
-        if not math.isfinite(loss):
-            raise SettingError(f"the loss of step {step} is not finite", hint="lower --learning-rate")
-        self._progress.note(f"loss {loss:.3f}, lr {logs['learning_rate']:.2g}")
-        self._events.write(
-            "step",
-            step=step,
-            loss=loss,
-            learning_rate=logs["learning_rate"],
-            gradient_norm=_finite(logs.get("grad_norm")),
-            tokens=int(self._schedule.step_tokens[step - 1]),
-            trained_tokens=int(self._schedule.trained_tokens[step - 1]),
-        )
-
-    def on_evaluate(
-        self,
-        args: TrainingArguments,  # noqa: ARG002
-        state: TrainerState,
-        control: TrainerControl,  # noqa: ARG002
-        **kwargs: Any,
-    ) -> None:
-        """Write the events of evaluations."""
-        loss, step = kwargs["metrics"]["eval_loss"], state.global_step
-        self._events.write("evaluation", step=step, held_out_loss=_finite(loss))
-        _log.info("held-out loss %.4f at step %s of %s", loss, f"{step:,}", f"{self._schedule.steps:,}")
-
-    def on_save(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,  # noqa: ARG002
-        **kwargs: Any,  # noqa: ARG002
-    ) -> None:
-        """Make the checkpoint count, once every process has written its part."""
-        barrier()
-        if world()[0] == 0:
-            path = checkpoint_path(Path(str(args.output_dir)), state.global_step)
-            seal_checkpoint(path, state.global_step)
-            self._events.write("checkpoint", step=state.global_step)
-        barrier()
-
-
-class _Patience(TrainerCallback):
-    """Ends a run whose held-out loss no longer falls.
-
-    The callback of transformers counts in memory; this one counts in the history that a checkpoint keeps, so that a
-    resumed run ends where an unbroken one does.
-    """
-
-    def __init__(self, patience: int) -> None:
-        self._patience = patience
-
-    def on_train_begin(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,  # noqa: ARG002
-        **_: Any,
-    ) -> None:
-        """Find the best checkpoint again where the folder of the run was moved."""
-        if state.best_global_step:
-            best = checkpoint_path(Path(str(args.output_dir)), state.best_global_step)
-            state.best_model_checkpoint = str(best) if best.is_dir() else None
-
-    def on_evaluate(
-        self,
-        args: TrainingArguments,  # noqa: ARG002
-        state: TrainerState,
-        control: TrainerControl,
-        **_: Any,
-    ) -> None:
-        """Stop where patience has run out."""
-        if _evaluations_since_best(state.log_history) >= self._patience:
-            control.should_training_stop = True
-
-
-def _evaluations_since_best(history: list[dict[str, float]]) -> int:
-    """Evaluations behind the best one; that of the untrained model does not count, for it has no checkpoint."""
-    best, since = math.inf, 0
-    for entry in history:
-        if "eval_loss" in entry and entry["step"] > 0:
-            since = 0 if entry["eval_loss"] < best else since + 1
-            best = min(best, entry["eval_loss"])
-    return since
-
-
-def _was_over(checkpoint: Path, patience: int) -> bool:
-    """Whether patience had run out when a checkpoint was written."""
-    history = json.loads((checkpoint / "trainer_state.json").read_bytes())["log_history"]
-    return _evaluations_since_best(history) >= patience
-
-
-def _finite(value: Any) -> float | None:
-    return None if value is None or not math.isfinite(float(value)) else float(value)
-
-
 class _PaddingCollator:
     """The examples of a forward pass below each other, padded to the longest."""
 
@@ -448,9 +243,9 @@ def train(
     rank, _ = world()
     events = Events(folder / EVENTS if rank == 0 else None)
     result = TrainResult()
-    callbacks: list[TrainerCallback] = [_Watch(schedule, events, result, progress, should_stop)]
+    callbacks: list[TrainerCallback] = [Watch(schedule, events, result, progress, should_stop)]
     if saving.patience is not None:
-        callbacks.append(_Patience(saving.patience))
+        callbacks.append(Patience(saving.patience))
     evaluates, resumed = held_out is not None, resume_step is not None
     config = configuration(folder, settings, schedule, saving, evaluates=evaluates, resumed=resumed)
     trainer = make_trainer(
@@ -468,7 +263,7 @@ def train(
     progress.start("training", schedule.steps, done=resume_step or 0, unit="steps")
     checkpoint = None if resume_step is None else str(checkpoint_path(folder / CHECKPOINTS, resume_step))
     result.step = resume_step or 0
-    if checkpoint is not None and saving.patience is not None and _was_over(Path(checkpoint), saving.patience):
+    if checkpoint is not None and saving.patience is not None and patience_was_over(Path(checkpoint), saving.patience):
         config.num_train_epochs = 0.0  # nothing is left but to take the best checkpoint
     try:
         trainer.train(resume_from_checkpoint=checkpoint)

@@ -131,6 +131,7 @@ class Memory:
     turn: int = -1
     evictions: int = 0
     log_decay: float = 0.0
+    _sources_fade: bool = False
 
     def __post_init__(self) -> None:
         self.sources = SpanSources(self.settings.span_after, self.settings.span_before)
@@ -166,10 +167,12 @@ class Memory:
             return
         if self.settings.reference:
             self.decayed = self.decayed * ratio
-            self.sources.values = self.sources.values * ratio
+            if self._sources_fade:
+                self.sources.fade(ratio)
         elif ratio == 0.0:
             self.decayed = np.full_like(self.decayed, -np.inf)
-            self.sources.values = np.full_like(self.sources.values, -np.inf)
+            if self._sources_fade:
+                self.sources.values = np.full_like(self.sources.values, -np.inf)
         else:
             self.log_decay += float(np.log(ratio))
 
@@ -234,6 +237,8 @@ class Memory:
         return tokens
 
     def _choose(self, scores: Float[ndarray, " cached"], count: int) -> Int[ndarray, " chosen"]:
+        # What a policy made of something else has no part in decay, evicted or not.
+        self._sources_fade = scores is self.decayed
         spread = self.sources.spread(scores)
         own = scores if self.sources.widens else None
         return highest(spread, count, newer_first=self.settings.newer_first, own=own)
@@ -291,7 +296,7 @@ class Memory:
 
     def state(self) -> dict[str, ndarray]:
         """Everything to go on from, as arrays by name."""
-        numbers = np.array([self.seen, self.turn, self.evictions], np.int64)
+        numbers = np.array([self.seen, self.turn, self.evictions, self._sources_fade], np.int64)
         return {
             "positions": self.positions,
             "turns": self.turns,
@@ -310,6 +315,7 @@ class Memory:
         self.positions, self.turns = state["positions"], state["turns"]
         self.nats, self.decayed, self.pinned = state["nats"], state["decayed"], state["pinned"]
         self.attention = Attention(state["attention_total"], state["attention_window"])
-        self.seen, self.turn, self.evictions = (int(number) for number in state["counters"])
+        self.seen, self.turn, self.evictions, fade = (int(number) for number in state["counters"])
+        self._sources_fade = bool(fade)
         self.log_decay = float(state["log_decay"][0])
         self.sources.restore(state)

@@ -104,6 +104,11 @@ class SpanSources:
         largest: Float[ndarray, " cached"] = np.maximum(runs[self._cached], runs[self._cached + (wanted - length)])
         return largest
 
+    def fade(self, ratio: float) -> None:
+        """Multiply every score; those that are not known yet stay so."""
+        known = np.isfinite(self.values)
+        self.values[known] *= ratio
+
     def keep(self, kept: Int[ndarray, " kept"], positions: Int[ndarray, " kept"], seen: int) -> None:
         """Drop what reaches none of the tokens that stay.
 

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from pyllm.stream.memory import Memory
@@ -31,6 +31,7 @@ def scores_of(seed: int, turn: int, count: int, decay: float) -> list[float]:
     return values.tolist() if decay != 0.9 else (values * (1 + random.random())).tolist()
 
 
+@settings(max_examples=200)
 @given(
     possible_budgets(),
     turns,
@@ -40,8 +41,8 @@ def scores_of(seed: int, turn: int, count: int, decay: float) -> list[float]:
 )
 def test_memory_is_its_slow_twin(budget, lengths, decay, rule, seed):
     after, before, ties = rule
-    settings = StreamSettings(budget=budget, decay=decay, span_after=after, span_before=before, ties=ties)
-    memories = [Memory(each, policy_of(each)) for each in (settings, replace(settings, reference=True))]
+    lazy = StreamSettings(budget=budget, decay=decay, span_after=after, span_before=before, ties=ties)
+    memories = [Memory(each, policy_of(each)) for each in (lazy, replace(lazy, reference=True))]
     twin = SlowMemory(budget, decay, after, before, newer_first=ties == "newer")
     for turn, length in enumerate(lengths):
         scores = scores_of(seed, turn, length, decay)
@@ -66,8 +67,8 @@ def test_memory_is_its_slow_twin(budget, lengths, decay, rule, seed):
 
 @given(possible_budgets(), turns, st.integers(0, 40), st.integers(0, 40), st.sampled_from(POLICY_NAMES))
 def test_no_policy_exceeds_the_budget(budget, lengths, after, before, policy):
-    settings = StreamSettings(policy=policy, budget=budget, span_after=after, span_before=before)
-    memory = Memory(settings, policy_of(settings))
+    chosen = StreamSettings(policy=policy, budget=budget, span_after=after, span_before=before)
+    memory = Memory(chosen, policy_of(chosen))
     random = np.random.default_rng(0)
     sinks = set(range(min(budget.sinks, sum(lengths))))
     for length in lengths:
@@ -93,8 +94,8 @@ def test_no_policy_exceeds_the_budget(budget, lengths, after, before, policy):
 @given(possible_budgets(), turns, st.sampled_from(["sirllm", "h2o", "keydiff", "random"]), st.integers(0, 2**32))
 def test_spans_of_nothing_are_the_rule_without_spans(budget, lengths, policy, seed):
     """The rule without spans, written out: the highest own scores, sinks, and the newest rest."""
-    settings = StreamSettings(policy=policy, budget=budget, span_after=0, span_before=0)
-    memory = Memory(settings, policy_of(settings))
+    chosen = StreamSettings(policy=policy, budget=budget, span_after=0, span_before=0)
+    memory = Memory(chosen, policy_of(chosen))
     random = np.random.default_rng(seed)
     for length in lengths:
         for piece in memory.pieces(length):

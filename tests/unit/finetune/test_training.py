@@ -9,13 +9,13 @@ from torch.nn.functional import cross_entropy
 
 from pyllm.errors import PrerequisiteError, SettingError
 from pyllm.finetune import job as jobs
+from pyllm.finetune.events import read_events
 from pyllm.finetune.folder import CHECKPOINTS, EVENTS, checkpoint_steps, locked
 from pyllm.finetune.job import Request, prepare
 from pyllm.finetune.packing_check import choose_packed_attention
 from pyllm.finetune.run import FinetuneResult, finetune
 from pyllm.finetune.sequences import Sequences
 from pyllm.finetune.settings import FinetuneSettings, LoraSettings
-from pyllm.finetune.training import read_events
 from pyllm.lm.attention import PACKED_ATTENTION_NAME
 from tests.support.tiny_models import save_tiny_model, tiny_model, write_jsonl
 

@@ -72,6 +72,26 @@ def test_an_evicted_source_still_counts():
     assert memory.positions.tolist() == [4]
 
 
+@pytest.mark.parametrize("reference", [False, True])
+@pytest.mark.parametrize("decay", [0.5, 0.0])
+def test_evicted_sources_fade_like_all_others(decay, reference):
+    """Before the first eviction no source has a score; after it, the evicted one's has to fade."""
+    settings = StreamSettings(budget=Budget(0, 4, 0), decay=decay, span_after=3, reference=reference, ties="newer")
+    memory = Memory(settings, policy_of(settings))
+    memory.append(np.array([0.0, 0.0]))
+    memory.decay()
+    memory.append(np.array([8.0, 7.0]))
+    memory.make_room(3, lambda: np.empty(0))
+    assert memory.positions.tolist() == [2]
+    memory.decay()
+    memory.append(np.array([1.0, 0.0, 3.0]))
+    memory.forget(np.array([1, 2, 3]))
+    memory.append(np.array([0.0]))
+    # 8 faded to 4 is still more than 3, faded to nothing it is not; token 7 is out of its reach.
+    memory.make_room(3, lambda: np.empty(0))
+    assert memory.positions.tolist() == ([6] if decay == 0.0 else [4])
+
+
 def test_random_is_uniform_without_sinks_and_new_at_each_eviction():
     budget = Budget(4, 20, 0)
     stays = [kept("random", 40, 4, budget, seed=seed) for seed in range(400)]
