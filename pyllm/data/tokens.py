@@ -166,13 +166,20 @@ def text_rows(
             rows.append(None)
             continue
         whole = next(encoded)
-        shared = [common_prefix(next(encoded), whole) for _ in _cuts(each)]
+        shared = [_border(next(encoded), whole, is_end=place % 2 == 1) for place, _ in enumerate(_cuts(each))]
         shared.append(len(whole) + (end_id is not None))
         first = 0 if start_id is None else 1
         spans = [(first + start, first + end) for start, end in zip(shared[::2], shared[1::2], strict=True)]
         ids = [*([] if start_id is None else [start_id]), *whole, *([] if end_id is None else [end_id])]
         rows.append(RowTokens(ids, [(start, end) for start, end in spans if start < end]))
     return rows
+
+
+def _border(before: Sequence[int], whole: Sequence[int], *, is_end: bool) -> int:
+    """Where the tokens of a beginning and of the whole part ways, or behind the one that joins an end to the rest."""
+    shared = common_prefix(before, whole)
+    is_joined = shared < len(before) and shared < len(whole)
+    return shared + (is_end and is_joined)
 
 
 def _cuts(rendered: TrainingText) -> list[str]:
@@ -209,7 +216,7 @@ def chat_rows(examples: Sequence[Example], tokenizer: Tokenizer) -> list[RowToke
             rows.append(each)
             continue
         whole = list(next(encoded))
-        borders = [common_prefix(next(encoded), whole) for _ in _borders(each)]
+        borders = [_border(next(encoded), whole, is_end=place % 2 == 1) for place, _ in enumerate(_borders(each))]
         spans = zip(borders[::2], borders[1::2], strict=True)
         rows.append(RowTokens(whole, [(start, end) for start, end in spans if start < end]))
     return rows

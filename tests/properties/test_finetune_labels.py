@@ -208,7 +208,7 @@ def compare(text, answers, row, parts, library) -> Counter:
     assert all(first.trained != second.trained for first, second in pairwise(parts))
     if trained == answers:
         return Counter(exact=len(answers))
-    # A token may reach over the border of an answer: then, and only then, the border of what is trained moves with it.
+    # A token may reach over the border of an answer: then, and only then, it is trained with the answer.
     assert len(trained) == len(answers)
     counts: Counter = Counter()
     places, start = [], 0
@@ -221,23 +221,23 @@ def compare(text, answers, row, parts, library) -> Counter:
         wanted_first = text.index(answer, max(start, first))
         wanted_end = wanted_first + len(answer)
         start = wanted_end
-        moved = [(first, wanted_first), (end, wanted_end)]
-        for is_at, should_be in moved:
+        assert first <= wanted_first < wanted_end <= end
+        for is_at, should_be in ((first, wanted_first), (end, wanted_end)):
             counts["exact" if is_at == should_be else "moved"] += 1
             if is_at != should_be:
-                assert is_at < should_be
                 assert reaches_over(library, text, should_be, is_at)
     return counts
 
 
 def reaches_over(library, text, border, found):
-    """Whether no border of tokens is nearer than the one that was found, when a text is cut there."""
+    """Whether the token at a border reaches over it, and the border that was found is one of its ends."""
     whole = library.encode(text, add_special_tokens=False)
     cut = library.encode(text[:border], add_special_tokens=False)
     same = 0
     while same < min(len(whole), len(cut)) and whole.ids[same] == cut.ids[same]:
         same += 1
-    return same < len(cut) and library.decode(whole.ids[:same], skip_special_tokens=False) == text[:found]
+    tokens = same + (found > border)
+    return same < len(cut) and library.decode(whole.ids[:tokens], skip_special_tokens=False) == text[:found]
 
 
 TOOL_CALL = '{"name": "add", "arguments": {"a": 1, "b": 2}}'

@@ -178,7 +178,8 @@ impl<'a> Tokenizing<'a> {
     /// Ids of the whole text, and the trained spans in them.
     ///
     /// An answer begins where the tokens of the text before it, tokenized alone, and those of the whole part ways, as
-    /// in scoring; it ends where those of the text up to its end do. The last one ends with the row.
+    /// in scoring; it ends where those of the text up to its end do, or behind the token that joins the end to what
+    /// follows. The last one ends with the row.
     fn tokenize(&mut self) -> tokenizers::Result<()> {
         self.ids.clear();
         self.spans.clear();
@@ -191,7 +192,9 @@ impl<'a> Tokenizing<'a> {
             let end = if answer.end == self.rendered.text.len() {
                 self.ids.len() + usize::from(self.tokenizer.end.is_some())
             } else {
-                self.shared_with_whole(answer.end, first)?
+                let shared = self.shared_with_whole(answer.end, first)?;
+                let is_joined = shared - first < self.part.len() && shared < self.ids.len();
+                shared + usize::from(is_joined)
             };
             if start < end {
                 self.spans.push(start as u32..end as u32);
