@@ -13,7 +13,8 @@ from pyllm.cli._console import QuietOption, VerboseOption, open_console
 
 if TYPE_CHECKING:
     from pyllm.lm.sources import ModelSource
-    from pyllm.stream.settings import StreamSettings
+    from pyllm.stream.model import StreamModel
+    from pyllm.stream.settings import Budget, StreamSettings
 
 _logger = logging.getLogger("pyllm.stream")
 
@@ -268,7 +269,7 @@ def replay_command(
 
 def _budget(
     preset: PresetName | None, sinks: int | None, entropy: int | None, recent: int | None, decay: float | None
-) -> tuple[Any, float]:
+) -> tuple["Budget", float]:
     """The budget and decay of the preset or of the defaults, with what was given in their place."""
     from pyllm.stream.settings import PRESETS, Budget
 
@@ -303,7 +304,7 @@ def _check_policy(settings: "StreamSettings") -> None:
         _logger.warning("spans have no part in policy `%s`, which gives tokens no scores", name)
 
 
-def _load(source: "ModelSource", dtype: Dtype, device: str) -> Any:
+def _load(source: "ModelSource", dtype: Dtype, device: str) -> "StreamModel":
     from pyllm.lm.loading import choose_device, choose_dtype, load_config
     from pyllm.stream.model import load_stream_model
 

@@ -121,7 +121,7 @@ class BoundedCache(Cache):
         renumbered = self._positions != "rebase"
         self._at = torch.arange(len(kept)) if renumbered else self._at[kept]
         self._written_at = self._written_at[kept]
-        moved = kept[first:]
+        moved = kept[first:].to(self._device())
         angles = Angles((self._at - self._written_at)[first:], self._device()) if renumbered else None
         for layer in self._full_layers():
             layer.gather(moved, first, angles)

@@ -25,7 +25,7 @@ from pyllm.stream.memory import Memory
 from pyllm.stream.model import StreamModel
 from pyllm.stream.policies import policy_of
 from pyllm.stream.settings import StreamSettings
-from pyllm.stream.surprisal import TurnScores, takes_largest
+from pyllm.stream.surprisal import Prediction, TurnScores, takes_largest
 from pyllm.stream.watching import watching
 
 
@@ -81,8 +81,7 @@ class Dialogue:
             capacity_tokens=settings.budget.tokens if self.memory.evicts else 0,
             limit_tokens=model.context_tokens,
         )
-        self.logits: Float[Tensor, " vocab"] | None = None
-        """What the model predicts next, in float32; None before the first token."""
+        self._next: Prediction | None = None
         self._scores: TurnScores | None = None
         self._before = 0
         self._kept: Int[ndarray, " kept"] | None = None
@@ -90,13 +89,18 @@ class Dialogue:
         if self.memory.watches == "attention":
             model.watch()
 
+    @property
+    def logits(self) -> Float[Tensor, " vocab"] | None:
+        """What the model predicts next, in float32; None before the first token."""
+        return None if self._next is None else self._next.logits
+
     def begin_turn(self) -> None:
         """Begin a turn; its decay waits until room for its first tokens has been made."""
         memory = self.memory
         if self._fades:  # the turn before had no tokens, and counts all the same
             memory.decay()
         memory.begin_turn()
-        largest = takes_largest(self.settings.score, self.settings.first_token, first_turn=self.logits is None)
+        largest = takes_largest(self.settings.score, self.settings.first_token, first_turn=self._next is None)
         self._scores = TurnScores(self.settings.score, largest)
         self._before, self._kept = self.cache.tokens, None
         self._fades = memory.turn > 0
@@ -142,6 +146,22 @@ class Dialogue:
             start += length
         self._check_budget()
         return self._scores.nats[first:]
+
+    def peek(self, ids: Sequence[int]) -> Float[Tensor, "new vocab"]:
+        """What the model would predict behind each of some tokens, in float32; nothing is kept of them.
+
+        Room for them must have been made with `reserve`.
+
+        Raises:
+            SettingError: They do not fit, or positions are `native-sliding`, where nothing can be taken back.
+        """
+        if self.settings.positions == "native-sliding":
+            raise SettingError("tokens cannot be taken back with `native-sliding` positions", hint="use `cache`")
+        if self.memory.evicts and self.cache.tokens + len(ids) > self.settings.budget.tokens:
+            raise SettingError(f"{len(ids)} tokens do not fit behind {self.cache.tokens}", hint="call `reserve` first")
+        logits = self.model.read(torch.tensor(list(ids), dtype=torch.int64), self.cache)
+        self.cache.crop(-len(ids))
+        return logits
 
     def trace(self) -> TurnTrace:
         """What the present turn did so far."""
@@ -216,11 +236,10 @@ class Dialogue:
         else:
             logits = self.model.read(on_device, self.cache)
         begun = len(self._scores.nats) > 0
-        self.memory.append(self._scores.add(on_device, logits, self.logits, place))
+        nats, self._next = self._scores.add(on_device, logits, self._next, place)
+        self.memory.append(nats)
         if begun and self._scores.first_takes_largest:
             self.memory.rescore(self.memory.seen - len(self._scores.nats), float(self._scores.nats[0]))
-        # A copy of one row: a view would keep the whole table.
-        self.logits = logits[-1].clone()
 
     def _check_budget(self) -> None:
         most = self.settings.budget.tokens
@@ -242,8 +261,8 @@ class Dialogue:
         """Everything to go on from to the bit, between two turns, as tensors by name."""
         named = {f"cache.{name}": part for name, part in self.cache.state().items()}
         named |= {f"memory.{name}": torch.from_numpy(part.copy()) for name, part in self.memory.state().items()}
-        if self.logits is not None:
-            named["logits"] = self.logits.cpu()
+        if self._next is not None:
+            named |= {"logits": self._next.logits.cpu(), "log_sum": self._next.log_sum.cpu()}
         return named
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
@@ -254,6 +273,7 @@ class Dialogue:
 
         self.cache.restore(part("cache."), self.model.device)
         self.memory.restore({name: each.numpy().copy() for name, each in part("memory.").items()})
-        logits = state.get("logits")
-        self.logits = None if logits is None else logits.to(self.model.device)
+        device = self.model.device
+        has_next = "logits" in state
+        self._next = Prediction(state["logits"].to(device), state["log_sum"].to(device)) if has_next else None
         self._scores, self._fades = None, False

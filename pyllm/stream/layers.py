@@ -84,7 +84,6 @@ class Layer(CacheLayerMixin):
         if not self.is_initialized:
             return
         end = first + len(kept)
-        kept = kept.to(self._buffers[0].device)
         for number, buffer in enumerate(self._buffers):
             rotation, written = self._rotations[number], self._written[number]
             if rotation is not None and angles is not None:
@@ -197,12 +196,12 @@ class WindowLayer(Layer):
     def _forget_old(self) -> None:
         if self._length > self._kept:
             first = self._length - self._kept
-            super().gather(torch.arange(first, self._length), 0, None)
+            super().gather(torch.arange(first, self._length, device=self.device), 0, None)
 
     def shift(self, angles: Angles) -> None:
         """Rotate every token held to a new position, all by the same way."""
         self._forget_old()
-        super().gather(torch.arange(self._length), 0, angles)
+        super().gather(torch.arange(self._length, device=self.device), 0, angles)
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """As transformers has it: counted in tokens ever seen."""

@@ -17,7 +17,7 @@ from pyllm.lm.loading import load_pretrained
 from pyllm.lm.sources import ModelSource
 from pyllm.stream.cache import BoundedCache
 from pyllm.stream.rotation import RotationPlan, probe_rotations
-from pyllm.stream.watching import WATCHED_ATTENTION
+from pyllm.stream.watching import WATCHED_ATTENTION, watching
 
 _log = logging.getLogger(__name__)
 
@@ -76,13 +76,17 @@ class StreamModel:
         before = self.model.config._attn_implementation
         try:
             self.model.set_attn_implementation(WATCHED_ATTENTION)
-            worst = _difference(_whole(self.model, ids), own)
+            with watching(len(ids)) as seen:
+                worst = _difference(_whole(self.model, ids), own)
         except (ValueError, TypeError, RuntimeError):
-            worst = float("inf")
-        if not worst <= _tolerance(self.model):
+            worst, seen = float("inf"), None
+        if seen is None or not seen.layers or not worst <= _tolerance(self.model):
             self.model.set_attn_implementation(before)
+            reason = "it does more than weigh keys and values"
+            if seen is not None and not seen.layers:
+                reason = "no layer that sees the whole cache lets itself be watched"
             raise PrerequisiteError(
-                f"the attention of model `{self.name}` cannot be watched: it does more than weigh keys and values",
+                f"the attention of model `{self.name}` cannot be watched: {reason}",
                 hint="use a policy that does not watch attention, such as sirllm or keydiff",
             )
 

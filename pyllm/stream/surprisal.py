@@ -9,6 +9,7 @@ turn. Source: SirLLM, arXiv 2405.12528, equation 1, and its code; `docs/methods/
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 from jaxtyping import Float, Int
 from numpy import ndarray
 from torch import Tensor
@@ -25,6 +26,19 @@ def negative_log(
 ) -> Float[Tensor, " new"]:
     """-log softmax of one target in each row, given each row's log-sum-exp."""
     return log_sums - logits.gather(1, targets[:, None])[:, 0]
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What the model predicts next.
+
+    Args:
+        logits: In float32.
+        log_sum: Their log-sum-exp.
+    """
+
+    logits: Float[Tensor, " vocab"]
+    log_sum: Float[Tensor, ""]
 
 
 @dataclass
@@ -48,9 +62,9 @@ class TurnScores:
         self,
         ids: Int[Tensor, " new"],
         logits: Float[Tensor, "new vocab"],
-        before: Float[Tensor, " vocab"] | None,
+        before: Prediction | None,
         place: str,
-    ) -> Float[ndarray, " new"]:
+    ) -> tuple[Float[ndarray, " new"], Prediction]:
         """Score the tokens of a forward pass.
 
         Args:
@@ -60,12 +74,14 @@ class TurnScores:
             place: Where they are, for messages.
 
         Returns:
-            Their scores. `corrected` says whether the turn's first token, read earlier, has another one now.
+            Their scores, and what is predicted behind the last of them.
 
         Raises:
             PrerequisiteError: A score is no number.
         """
         log_sums = logits.logsumexp(-1)
+        # Copies of one row: views would keep the whole table.
+        after = Prediction(logits[-1].clone(), log_sums[-1].clone())
         if self.score == "as-published":
             own = _numbers(negative_log(logits, ids, log_sums), place)
             self._largest = max(self._largest, float(own.max()))
@@ -73,20 +89,21 @@ class TurnScores:
             self._next = float(own[-1])
             known = own[:0]
         else:
-            known = _numbers(negative_log(logits[:-1], ids[1:], log_sums[:-1]), place)
-            first = 0.0
             is_first = not len(self.nats)
-            if before is not None and not (is_first and self.first_takes_largest):
-                first = _numbers(negative_log(before[None], ids[:1], before.logsumexp(-1)[None]), place)[0]
-                known = np.concatenate([[first], known])
-            fresh = known if len(known) == len(ids) else np.concatenate([[first], known])
+            within = negative_log(logits[:-1], ids[1:], log_sums[:-1])
+            if before is None or (is_first and self.first_takes_largest):
+                known = _numbers(within, place)
+                fresh = np.concatenate([[0.0], known])
+            else:
+                first = before.log_sum - before.logits[ids[0]]
+                known = fresh = _numbers(torch.cat([first[None], within]), place)
         if len(known):
             self._largest = max(self._largest, float(known.max()))
         self.nats = np.concatenate([self.nats, fresh])
         if self.first_takes_largest:
             # The float itself is copied: ties with the token that it comes from must be exact.
             self.nats[0] = max(self._largest, 0.0)
-        return self.nats[len(self.nats) - len(ids) :]
+        return self.nats[len(self.nats) - len(ids) :], after
 
 
 def takes_largest(score: Score, first_token: FirstToken, *, first_turn: bool) -> bool:

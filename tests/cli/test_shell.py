@@ -14,7 +14,7 @@ import pytest
 
 from tests.support.shell import bash, environment, toolkit_path
 
-HELPS = ["", "score", "select", "verify", "runs", "runs list", "runs clean"]
+HELPS = ["", "score", "select", "finetune", "verify", "stream", "stream replay", "runs", "runs list", "runs clean"]
 EXIT_CODES = ["0", "1", "2", "3", "4", "130", "141", "143"]
 
 

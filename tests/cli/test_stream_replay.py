@@ -212,6 +212,11 @@ def test_what_deserves_a_warning(tmp_path, turns, capsys):
     assert "spans have no part in policy `streaming`" in shown
 
 
+def test_the_group_alone_shows_its_help(capsys):
+    assert main(["stream"]) == 2
+    assert "replay" in capsys.readouterr().err
+
+
 def test_in_a_pipe(model, turns, tmp_path):
     finished = bash(f"cat {turns} | toolkit stream replay --model {model} --format jsonl | head -n 3", cwd=tmp_path)
     assert finished.code == 0

@@ -5,14 +5,16 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+import transformers
 from safetensors.torch import load, save
 
 from pyllm.errors import PrerequisiteError, SettingError
 from pyllm.stream.dialogue import Dialogue, limit_warning
+from pyllm.stream.model import stream_model
 from pyllm.stream.policies import POLICY_NAMES
 from pyllm.stream.settings import Budget, StreamSettings
 from tests.support.slow_memory import SlowMemory
-from tests.support.stream_models import streaming
+from tests.support.stream_models import model_of, streaming
 
 BUDGET = Budget(4, 40, 12)
 
@@ -153,6 +155,26 @@ def test_a_turn_may_come_in_parts(model):
         np.testing.assert_allclose(other.nats, trace.nats, atol=1e-5)
 
 
+def test_a_peek_leaves_nothing_behind(model):
+    one, other = (Dialogue(model, StreamSettings(budget=BUDGET)) for _ in range(2))
+    for turn in range(5):
+        for dialogue in (one, other):
+            dialogue.begin_turn()
+            dialogue.reserve(30)
+            dialogue.feed(ids_of(20, turn))
+        seen = one.peek(ids_of(10, turn + 50))
+        one.peek(ids_of(3, turn + 70))
+        nats = one.feed(ids_of(10, turn + 50))
+        assert nats.tolist() == other.feed(ids_of(10, turn + 50)).tolist()
+        torch.testing.assert_close(seen[-1], other.logits, rtol=0, atol=1e-6)
+        assert one.memory.positions.tolist() == other.memory.positions.tolist()
+    with pytest.raises(SettingError, match="57 tokens do not fit behind"):
+        one.peek(ids_of(57))
+    sliding = Dialogue(streaming("gemma3_both"), StreamSettings(budget=BUDGET, positions="native-sliding"))
+    with pytest.raises(SettingError, match="cannot be taken back with `native-sliding` positions"):
+        sliding.peek([5])
+
+
 def test_pinned_tokens_stay_and_forgotten_ones_go(model):
     dialogue = Dialogue(model, StreamSettings(budget=BUDGET))
     dialogue.read_turn(ids_of(30))
@@ -192,6 +214,19 @@ def test_a_saved_dialogue_goes_on_to_the_bit(kind, positions, policy):
         assert one.kept is None or one.kept.tolist() == other.kept.tolist()
         assert one.nats.tolist() == other.nats.tolist()
         assert torch.equal(dialogue.logits, again.logits)
+
+
+@pytest.mark.parametrize("policy", ["sirllm", "snapkv"])
+def test_what_a_dialogue_holds_does_not_grow(model, policy):
+    dialogue = Dialogue(model, StreamSettings(policy=policy, budget=BUDGET, decay=0.9, span_after=4, span_before=3))
+    sizes = []
+    for turn in range(60):
+        dialogue.read_turn(ids_of(40, turn))
+        state = dialogue.state()
+        assert len(state.pop("memory.source_values")) <= BUDGET.tokens * 8 + 4
+        sizes.append(sum(part.numel() for part in state.values()))
+    assert dialogue.memory.seen == 2_400
+    assert len(set(sizes[3:])) == 1
 
 
 def test_a_new_dialogue_can_be_saved_too(model):
@@ -252,6 +287,15 @@ def test_settings_are_checked():
     ]:
         with pytest.raises(SettingError, match=message):
             wrong()
+
+
+def test_attention_that_does_not_let_itself_be_watched_is_refused():
+    config = transformers.GPTJConfig(vocab_size=320, n_embd=32, n_layer=2, n_head=4, rotary_dim=4, n_positions=256)
+    config.bos_token_id, config.eos_token_id = 0, 1
+    model = stream_model(model_of(lambda: config), "gptj")
+    assert Dialogue(model, StreamSettings(budget=BUDGET)).read_turn(ids_of(70)).cache_tokens_after <= BUDGET.tokens
+    with pytest.raises(PrerequisiteError, match="no layer that sees the whole cache lets itself be watched"):
+        Dialogue(model, StreamSettings(policy="tova", budget=BUDGET))
 
 
 def test_attention_that_cannot_be_watched_is_refused(monkeypatch):
