@@ -24,6 +24,7 @@ from pyllm.finetune.folder import (
     EVENTS,
     FINAL,
     MANIFEST,
+    RECORD,
     RunFolder,
     begin,
     finish,
@@ -284,6 +285,9 @@ def _save_final(trainer: Any, run: RunFolder, job: Job) -> None:
     (run.path / CHECKPOINTS / "README.md").unlink(missing_ok=True)
     (partial / "README.md").unlink(missing_ok=True)
     _name_base(partial / "adapter_config.json", job.settings.model)
+    mode = (run.path / RECORD).stat().st_mode
+    for path in partial.iterdir():
+        path.chmod(mode)  # weights come readable for their owner alone
     partial.replace(run.final)
 
 

@@ -5,7 +5,6 @@ schedule, one row a forward pass, so a resumed run sees the passes that an unbro
 """
 
 import logging
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -84,7 +83,7 @@ def configuration(
         gradient_accumulation_steps=schedule.passes_per_step // processes,
         learning_rate=settings.learning_rate,
         lr_scheduler_type=settings.schedule if settings.schedule != "constant" else "constant_with_warmup",
-        warmup_steps=math.ceil(settings.warmup * schedule.steps),
+        warmup_steps=int(settings.warmup * schedule.steps),  # rounded down: the first step of a warm-up learns nothing
         weight_decay=settings.weight_decay,
         optim="adamw_torch_fused" if on_gpu else "adamw_torch",
         bf16=bf16,
