@@ -94,7 +94,7 @@ def shard(
     _pipes.ensure_writable(bad_rows, "--bad-rows")
 
     # Blocks follow each other in milliseconds: the allocator of the Rust module is to keep their memory that long.
-    os.environ.setdefault("MIMALLOC_PURGE_DELAY", "500")
+    os.environ.setdefault("MIMALLOC_PURGE_DELAY", "1000")
 
     from pyllm.data.sharding import shard_files
 

@@ -6,7 +6,7 @@ use arrow_array::RecordBatch;
 use arrow_schema::{DataType, Field, SchemaRef};
 use parquet::arrow::arrow_writer::{ArrowColumnChunk, ArrowRowGroupWriterFactory, compute_leaves};
 use parquet::arrow::{ArrowSchemaConverter, encode_arrow_schema};
-use parquet::basic::{Encoding, Type};
+use parquet::basic::Encoding;
 use parquet::errors::ParquetError;
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterPropertiesPtr};
@@ -15,8 +15,7 @@ use parquet::schema::types::{ColumnDescriptor, ColumnPath, TypePtr};
 
 use crate::settings::Compression;
 
-/// Pages stay within the 128 KiB up to which zstd takes its tables for small input, and within a core's own cache.
-const PAGE_BYTES: usize = 120 << 10;
+const PAGE_BYTES: usize = 1 << 20;
 /// A dictionary that grows beyond this does not pay; the column goes on without.
 const DICTIONARY_BYTES: usize = 256 << 10;
 /// How many values are written between two looks at the size of the page.
@@ -53,13 +52,9 @@ impl Encoder {
         for column in descriptor.columns() {
             if !may_repeat(column) {
                 builder = builder.set_column_dictionary_enabled(column.path().clone(), false);
-                // Lengths stand apart from text: between them, the digits of ids have nothing that zstd would search in
-                // vain, and text gets a twentieth smaller.
-                let encoding = match column.physical_type() {
-                    Type::INT64 => Encoding::DELTA_BINARY_PACKED,
-                    _ => Encoding::DELTA_LENGTH_BYTE_ARRAY,
-                };
-                builder = builder.set_column_encoding(column.path().clone(), encoding);
+                if column.physical_type() == parquet::basic::Type::INT64 {
+                    builder = builder.set_column_encoding(column.path().clone(), Encoding::DELTA_BINARY_PACKED);
+                }
             }
         }
         let properties = Arc::new(builder.build());
