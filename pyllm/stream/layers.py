@@ -62,7 +62,7 @@ class Layer(CacheLayerMixin):
             return
         # At least what was asked for, then twice as much each time: a cache without end is not copied for each turn.
         room = max(tokens, self._least, 2 * self._buffers[0].shape[2])
-        room = -(-room // _GROWTH) * _GROWTH
+        room = buffer_tokens(room)
 
         def larger(buffer: Tensor) -> Tensor:
             made = buffer.new_empty((*buffer.shape[:2], room, buffer.shape[3]))
@@ -224,6 +224,11 @@ class WindowLayer(Layer):
     def restore_seen(self, seen: int) -> None:
         """Say how many tokens it has ever seen."""
         self._seen = seen
+
+
+def buffer_tokens(tokens: int) -> int:
+    """How many tokens a buffer has places for that was made for so many."""
+    return -(-tokens // _GROWTH) * _GROWTH
 
 
 def _one_dialogue() -> SettingError:

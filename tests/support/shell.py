@@ -78,6 +78,7 @@ def in_terminal(
     columns: int = 100,
     keys: bytes = b"",
     after: bytes = b"",
+    then: Sequence[tuple[bytes, bytes]] = (),
     stdin_too: bool = True,
     env: Mapping[str, str] | None = None,
 ) -> Finished:
@@ -89,6 +90,7 @@ def in_terminal(
         columns: Width of the terminal.
         keys: What the person types.
         after: What the terminal shows before the person types.
+        then: More of the same: what it shows behind what it showed before, and what is typed then.
         stdin_too: Whether stdin is that terminal; otherwise it is empty.
         env: Variables on top of the usual ones.
 
@@ -110,16 +112,17 @@ def in_terminal(
         preexec_fn=lambda: ioctl(1, termios.TIOCSCTTY, 0),  # noqa: PLW1509  (one call, and tests have no threads)
     )
     os.close(follower)
-    seen = bytearray()
+    seen, looked, steps = bytearray(), 0, list(then)
     deadline = time.monotonic() + TIME_LIMIT_SECONDS
     # Reading fails when the last process that holds the terminal has ended.
     with contextlib.suppress(OSError):
         while time.monotonic() < deadline:
             if select.select([leader], [], [], 0.2)[0]:
                 seen += os.read(leader, 65_536)
-                if keys and after in seen:
+                if keys and seen.find(after, looked) >= 0:
+                    looked = seen.find(after, looked) + len(after)
                     os.write(leader, keys)
-                    keys = b""
+                    after, keys = steps.pop(0) if steps else (b"", b"")
             elif process.poll() is not None:
                 break
     os.close(leader)

@@ -1,0 +1,335 @@
+"""A conversation over a bounded cache: questions in, answers out, and what is remembered of all that was said.
+
+A `Chat` knows every token that was ever read, with its score and the turn it left in, beside the dialogue that holds
+only some of them. With a session it saves itself after every turn, and whenever something was pinned or forgotten.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Int
+from numpy import ndarray
+
+from pyllm.errors import InputError, SettingError
+from pyllm.stream.dialogue import Dialogue
+from pyllm.stream.generation import Sampling, TextDecoder, Voice, generate, generator_of
+from pyllm.stream.model import StreamModel
+from pyllm.stream.session import Session
+from pyllm.stream.settings import StreamSettings
+
+Ended = Literal["end", "length", "stopped"]
+"""Why an answer ended: the model ended it, it had its most tokens, or someone stopped it."""
+
+_GAP = " … "
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer.
+
+    Args:
+        text: Its text.
+        token_ids: Its tokens, the one that ended it included.
+        ended: Why it ended.
+        cache_tokens: Tokens in the cache now.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    ended: Ended
+    cache_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class HeldTurn:
+    """What is held of a turn.
+
+    Args:
+        turn: Its number, from 1 on.
+        tokens: Tokens that it had.
+        held: Tokens of it that are held.
+        pinned: How many of those are pinned.
+        text: The text of those, a sign in place of what is gone.
+    """
+
+    turn: int
+    tokens: int
+    held: int
+    pinned: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class SeenToken:
+    """A token that was read.
+
+    Args:
+        position: Its original position.
+        turn: Its turn, from 1 on.
+        nats: Its score as it was read.
+        text: Its text.
+    """
+
+    position: int
+    turn: int
+    nats: float
+    text: str
+
+
+class Chat:
+    """A conversation.
+
+    Args:
+        model: The model.
+        settings: What decides who stays.
+        voice: How texts become tokens.
+        sampling: How answers are chosen.
+        seed: Of all chance in answers.
+        block: When the cache is full, an answer makes room for this many tokens at once.
+        system: A text that stands before everything and is pinned.
+        session: Where it is saved; one that was saved before is gone on with.
+
+    Raises:
+        SettingError: The system text is not that of the session, or leaves no room.
+        InputError: The session is not what was written.
+    """
+
+    def __init__(
+        self,
+        model: StreamModel,
+        settings: StreamSettings,
+        voice: Voice,
+        sampling: Sampling,
+        *,
+        seed: int = 0,
+        block: int = 32,
+        system: str | None = None,
+        session: Session | None = None,
+    ) -> None:
+        self.dialogue = Dialogue(model, settings)
+        self.voice = voice
+        self.session = session
+        self._sampling, self._seed, self._block = sampling, seed, block
+        self._system = system
+        self._records: list[dict[str, Any]] = []
+        self._ids: list[int] = []
+        self._nats: list[float] = []
+        self._ends: list[int] = []
+        """Position behind each turn."""
+        self._gone: Sequence[int] = ()
+        self._said_system: str | None = None
+        self._opening: list[int] = []
+        if session is not None and not session.is_new:
+            session.restore(self.dialogue)
+            for record in session.records:
+                self._take_in(record)
+            if system is not None and self._ends and system != self._said_system:
+                raise SettingError(
+                    f"session `{session.folder}` was begun with another system text", hint="leave out --system"
+                )
+        if not self._ends:
+            self._opening = voice.opening(system)
+            room = settings.budget.room if self.dialogue.memory.evicts else len(self._opening) + 1
+            if system is not None and len(self._opening) >= room:
+                raise SettingError(
+                    f"a system text of {len(self._opening):,} tokens leaves no room in a cache of"
+                    f" {settings.budget.tokens:,}",
+                    hint="give a shorter one, or a larger cache",
+                )
+
+    @property
+    def turns(self) -> int:
+        """Turns so far."""
+        return len(self._ends)
+
+    @property
+    def cache_tokens(self) -> int:
+        """Tokens in the cache."""
+        return self.dialogue.cache.tokens
+
+    @property
+    def seen_tokens(self) -> int:
+        """Tokens read so far."""
+        return len(self._ids)
+
+    def ask(
+        self, text: str, *, show: Callable[[str], object] = lambda _: None, stopped: Callable[[], bool] = lambda: False
+    ) -> Answer:
+        """Ask a question and have it answered.
+
+        Args:
+            text: The question.
+            show: Called with every part of the answer's text as it comes.
+            stopped: Asked before every token of the answer; True ends it. What was said so far stays said.
+
+        Raises:
+            InputError: The chat template refuses the question.
+            PrerequisiteError: The model gives no number for a token, or the session cannot be written.
+        """
+        question = self.voice.question(text)
+        dialogue, memory = self.dialogue, self.dialogue.memory
+        before, start = memory.positions.copy(), memory.seen
+        opening = [] if self._ends else self._opening
+        dialogue.begin_turn()
+        if opening and self._system is not None:
+            dialogue.feed(opening)
+            dialogue.pin(range(start, start + len(opening)))
+            dialogue.feed(question)
+        else:
+            dialogue.feed([*opening, *question])
+        said, pieces, ended = self._answer(show, stopped)
+        closing = self.voice.ending(said[-1]) if said else self.voice.closing
+        dialogue.feed(closing, block=self._block)
+        read = np.arange(start, memory.seen)
+        self._happened(
+            {
+                "kind": "turn",
+                "system": self._system if not start else None,
+                "question": text,
+                "answer": "".join(pieces),
+                "ended": ended,
+                "token_ids": [*opening, *question, *said, *closing],
+                "answer_tokens": [len(opening) + len(question), len(opening) + len(question) + len(said)],
+                "nats": dialogue.trace().nats.tolist(),
+                "gone": _missing(np.concatenate([before, read]), memory.positions).tolist(),
+                "cache_tokens": self.cache_tokens,
+            }
+        )
+        return Answer("".join(pieces), tuple(said), ended, self.cache_tokens)
+
+    def _answer(self, show: Callable[[str], object], stopped: Callable[[], bool]) -> tuple[list[int], list[str], Ended]:
+        said: list[int] = []
+        pieces: list[str] = []
+        decoder = TextDecoder(self.voice.decode)
+
+        def take(text: str) -> None:
+            # The space behind `ASSISTANT:` belongs to the answer's tokens and not to its text.
+            text = text.lstrip(" ") if self.voice.template == "vicuna" and not pieces else text
+            if text:
+                pieces.append(text)
+                show(text)
+
+        tokens = generate(
+            self.dialogue,
+            self._sampling,
+            generator_of(self._seed, self.dialogue.memory.turn),
+            end_ids=self.voice.end_ids,
+            block=self._block,
+            stopped=stopped,
+        )
+        for token in tokens:
+            said.append(token)
+            take(decoder.add(token))
+        take(decoder.rest())
+        if said and said[-1] in self.voice.end_ids:
+            return said, pieces, "end"
+        return said, pieces, "length" if len(said) == self._sampling.max_new_tokens else "stopped"
+
+    def pin(self, positions: Sequence[int]) -> int:
+        """Keep tokens whatever comes; how many of them are held. See `Dialogue.pin`."""
+        self.dialogue.pin(positions)
+        held = np.intersect1d(self.dialogue.memory.positions, np.asarray(positions, np.int64))
+        self._happened({"kind": "pin", "positions": held.tolist()})
+        return len(held)
+
+    def unpin(self) -> None:
+        """Let every pinned token leave again."""
+        self.dialogue.unpin()
+        self._happened({"kind": "unpin"})
+
+    def forget(self, positions: Sequence[int]) -> int:
+        """Take tokens out at once; how many were there."""
+        held = np.intersect1d(self.dialogue.memory.positions, np.asarray(positions, np.int64))
+        self.dialogue.forget(held.tolist())
+        self._happened({"kind": "forget", "gone": held.tolist()})
+        return len(held)
+
+    def save_to(self, session: Session) -> None:
+        """Save everything so far to a new session, and go on there.
+
+        Raises:
+            InputError: It holds a dialogue already.
+            SettingError: Nothing was said yet.
+        """
+        if not self._ends:
+            raise SettingError("nothing was said yet that could be saved")
+        if not session.is_new:
+            raise InputError(f"session `{session.folder}` holds a dialogue already")
+        session.save(self.dialogue, self._records)
+        if self.session is not None:
+            self.session.close()
+        self.session = session
+
+    def positions_of(self, turn: int) -> range:
+        """Original positions of a turn's tokens.
+
+        Args:
+            turn: Its number, from 1 on.
+
+        Raises:
+            SettingError: There was no such turn.
+        """
+        if not 1 <= turn <= self.turns:
+            raise SettingError(f"there is no turn {turn}: there were {self.turns:,}")
+        return range(self._ends[turn - 2] if turn > 1 else 0, self._ends[turn - 1])
+
+    def held_turns(self) -> list[HeldTurn]:
+        """What is held, by turn; turns of which nothing is held are left out."""
+        memory = self.dialogue.memory
+        turns = []
+        for turn in np.unique(memory.turns).tolist():
+            here = memory.turns == turn
+            positions = memory.positions[here]
+            pinned = int(np.count_nonzero(memory.pinned[here]))
+            tokens = len(self.positions_of(turn + 1))
+            turns.append(HeldTurn(turn + 1, tokens, len(positions), pinned, self._text(positions)))
+        return turns
+
+    def most_surprising(self, count: int) -> list[SeenToken]:
+        """The held tokens of the highest scores now, highest first."""
+        memory = self.dialogue.memory
+        order = np.argsort(-memory.decayed, kind="stable")[:count]
+        return self._tokens(memory.positions[order].tolist())
+
+    def last_gone(self, count: int) -> list[SeenToken]:
+        """Of the tokens that went in the last turn in which any did, those of the highest scores, highest first."""
+        return self._tokens(sorted(self._gone, key=lambda position: -self._nats[position])[:count])
+
+    @property
+    def gone_tokens(self) -> int:
+        """How many tokens went in the last turn in which any did."""
+        return len(self._gone)
+
+    def _tokens(self, positions: Iterable[int]) -> list[SeenToken]:
+        places = list(positions)
+        turns = np.searchsorted(self._ends, places, side="right") + 1
+        texts = self.voice.names([self._ids[place] for place in places])
+        return [
+            SeenToken(place, int(turn), self._nats[place], text)
+            for place, turn, text in zip(places, turns, texts, strict=True)
+        ]
+
+    def _text(self, positions: Int[ndarray, " kept"]) -> str:
+        runs = np.split(positions, np.flatnonzero(np.diff(positions) > 1) + 1)
+        return _GAP.join(self.voice.decode([self._ids[place] for place in run.tolist()]) for run in runs)
+
+    def _happened(self, record: dict[str, Any]) -> None:
+        self._take_in(record)
+        if self.session is not None:
+            self.session.save(self.dialogue, [record])
+
+    def _take_in(self, record: Mapping[str, Any]) -> None:
+        self._records.append(dict(record))
+        if record["kind"] == "turn":
+            self._said_system = record["system"] if not self._ends else self._said_system
+            self._ids += record["token_ids"]
+            self._nats += record["nats"]
+            self._ends.append(len(self._ids))
+        if record.get("gone"):
+            self._gone = record["gone"]
+
+
+def _missing(before: Int[ndarray, " cached"], now: Int[ndarray, " kept"]) -> Int[ndarray, " removed"]:
+    return before[~np.isin(before, now)]
