@@ -125,10 +125,11 @@ def in_terminal(
                     after, keys = steps.pop(0) if steps else (b"", b"")
             elif process.poll() is not None:
                 break
-    os.close(leader)
     try:
         code = process.wait(timeout=max(1.0, deadline - time.monotonic()))
     except subprocess.TimeoutExpired:
         process.kill()
         raise
+    finally:
+        os.close(leader)  # not before: whoever is still there would be hung up on
     return Finished(code, bytes(seen).replace(b"\r\n", b"\n"), "")
