@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from pyllm.errors import PrerequisiteError, SettingError
+from pyllm.errors import PrerequisiteError, SettingError, reason_of
 
 if TYPE_CHECKING:
     import polars as pl
@@ -228,7 +228,7 @@ def ensure_writable(path: Path | None, option: str = "--out") -> None:
         with tempfile.TemporaryFile(dir=file.parent):
             pass
     except OSError as error:
-        raise PrerequisiteError(f"cannot write {named}: {_reason(error)}") from error
+        raise PrerequisiteError(f"cannot write {named}: {reason_of(error)}") from error
 
 
 def write_output(
@@ -350,10 +350,6 @@ def _stdout_encoding() -> str:
     return (sys.stdout.encoding if sys.stdout is not None else None) or "utf-8"
 
 
-def _reason(error: OSError) -> str:
-    return (error.strerror or str(error)).lower()
-
-
 @contextlib.contextmanager
 def _naming(what: str) -> Iterator[None]:
     try:
@@ -361,4 +357,4 @@ def _naming(what: str) -> Iterator[None]:
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise PrerequisiteError(f"cannot write {what}: {_reason(error)}") from error
+        raise PrerequisiteError(f"cannot write {what}: {reason_of(error)}") from error

@@ -241,9 +241,7 @@ def identity_of(source: "ModelSource", loaded: "StreamModel") -> dict[str, Any]:
     from pyllm.provenance import package_version
 
     return {
-        "weights_sha256": source.weights_sha256(),
-        "config_sha256": source.config_sha256(),
-        "tokenizer_sha256": source.tokenizer_sha256(),
+        **source.digests(),
         "dtype": str(loaded.model.dtype).removeprefix("torch."),
         "device": loaded.device.type,
         "version": package_version(),

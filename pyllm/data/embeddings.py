@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float
 
-from pyllm.errors import InputError
+from pyllm.errors import InputError, reason_of
 
 _NPY, _PARQUET = b"\x93NUMPY", b"PAR1"
 _ID = "id"
@@ -58,7 +58,7 @@ def read_embeddings(path: Path, table: pl.DataFrame) -> Embeddings:
         with path.open("rb") as file:
             return Embeddings(vectors, hashlib.file_digest(file, "sha256").hexdigest(), joined)
     except OSError as error:
-        raise InputError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from error
+        raise InputError(f"cannot read {path}: {reason_of(error)}") from error
 
 
 def _check_rows(path: Path, found: int, wanted: int) -> None:

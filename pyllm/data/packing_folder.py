@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pyllm.errors import PrerequisiteError, SettingError
+from pyllm.errors import PrerequisiteError, SettingError, reason_of
 
 MANIFEST = "manifest.json"
 """Written last: a folder without it holds no finished run."""
@@ -26,7 +26,7 @@ def output_folder(out: Path) -> Iterator[Path]:
         made = not out.exists()
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise PrerequisiteError(f"cannot write {out}: {reason(error)}") from error
+        raise PrerequisiteError(f"cannot write {out}: {reason_of(error)}") from error
     mark = out / _MARK
     if not mark.exists() and not (out / MANIFEST).exists() and (other := next(out.glob("part-*.parquet"), None)):
         raise SettingError(
@@ -35,7 +35,7 @@ def output_folder(out: Path) -> Iterator[Path]:
     try:
         descriptor = os.open(mark, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     except OSError as error:
-        raise PrerequisiteError(f"cannot write {out}: {reason(error)}") from error
+        raise PrerequisiteError(f"cannot write {out}: {reason_of(error)}") from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -83,8 +83,3 @@ def clear(folder: Path) -> None:
     """Take away what a run left that did not come to its end, this one or one that was killed."""
     for path in [*folder.glob("part-*.parquet"), *folder.glob(".part-*.partial"), folder / SPOOLED]:
         path.unlink(missing_ok=True)
-
-
-def reason(error: OSError) -> str:
-    """What the system says, as part of a sentence."""
-    return (error.strerror or str(error)).lower()

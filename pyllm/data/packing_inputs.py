@@ -11,9 +11,9 @@ from typing import Any
 import polars as pl
 
 from pyllm.data.examples import CANONICAL_COLUMNS, CANONICAL_SCHEMA
-from pyllm.data.packing_folder import MANIFEST, SPOOLED, reason
+from pyllm.data.packing_folder import MANIFEST, SPOOLED
 from pyllm.data.reading import read_examples
-from pyllm.errors import InputError, PrerequisiteError
+from pyllm.errors import InputError, PrerequisiteError, reason_of
 
 _ROW_GROUP_ROWS = 16_384
 
@@ -100,7 +100,7 @@ def readable(each: PackInput, folder: Path) -> Iterator[Path]:
         try:
             each.table.write_parquet(path, compression="lz4", row_group_size=_ROW_GROUP_ROWS)
         except OSError as error:
-            raise PrerequisiteError(f"cannot write {path}: {reason(error)}") from error
+            raise PrerequisiteError(f"cannot write {path}: {reason_of(error)}") from error
         yield path
     finally:
         path.unlink(missing_ok=True)

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 
+from pyllm.data.sealed import file_facts, read_sealed, write_sealed
 from pyllm.data.tables import write_table
 from pyllm.errors import SettingError
 from pyllm.finetune import data
@@ -29,7 +30,6 @@ from pyllm.finetune.held_out import load_trained, load_untrained, row_losses
 from pyllm.finetune.job import Job, on_other_rows, sequences_of
 from pyllm.finetune.processes import any_process, world
 from pyllm.finetune.run import FinetuneResult, finetune, on_gpu
-from pyllm.finetune.sealed import file_facts, read_sealed, write_sealed
 from pyllm.finetune.sequences import Sequences, read_packs
 from pyllm.lm.causal import CausalLM
 from pyllm.progress import Progress, no_progress

@@ -18,11 +18,11 @@ import polars as pl
 from pyllm.data.packing import PackSettings, pack_examples
 from pyllm.data.packing_inputs import pack_inputs
 from pyllm.data.reading import read_examples
+from pyllm.data.sealed import file_facts, folder_facts, write_sealed
 from pyllm.data.tables import read_table, write_table
 from pyllm.data.tokens import TrainingTemplate, TrainingTokenizer
 from pyllm.errors import InputError, SettingError
 from pyllm.finetune.folder import DATA, MANIFEST
-from pyllm.finetune.sealed import file_facts, folder_facts, write_sealed
 from pyllm.finetune.sequences import Sequences, is_packs, read_packs
 from pyllm.lm.tokenizing import chat_tokenizer
 from pyllm.progress import Progress, no_progress

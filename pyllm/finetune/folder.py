@@ -27,8 +27,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pyllm.data.sealed import file_facts, folder_facts, mismatches, read_sealed, sync_folder, write_sealed
 from pyllm.errors import InputError, PrerequisiteError, PyllmError, SettingError, reason_of
-from pyllm.finetune.sealed import file_facts, folder_facts, mismatches, read_sealed, sync_folder, write_sealed
 from pyllm.provenance import differences
 
 _log = logging.getLogger(__name__)

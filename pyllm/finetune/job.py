@@ -10,12 +10,12 @@ from typing import Any
 
 import polars as pl
 
+from pyllm.data.sealed import read_sealed
 from pyllm.data.tokens import TrainingTemplate, TrainingTokenizer
 from pyllm.errors import InputError, SettingError
 from pyllm.finetune import data
 from pyllm.finetune.folder import RECORD
 from pyllm.finetune.schedule import TrainingSchedule, by_examples, by_packs
-from pyllm.finetune.sealed import read_sealed
 from pyllm.finetune.sequences import Sequences
 from pyllm.finetune.settings import FINETUNE_VERSION, FinetuneSettings
 from pyllm.lm.loading import load_config
@@ -202,12 +202,7 @@ def _key(settings: FinetuneSettings, source: ModelSource, rows: data.Rows, proce
     return {
         "data": {"eval": None, "train": _content(rows)},
         "early_stop": None,
-        "model": {
-            "config_sha256": source.config_sha256(),
-            "name": Path(source.name).name,
-            "tokenizer_sha256": source.tokenizer_sha256(),
-            "weights_sha256": source.weights_sha256(),
-        },
+        "model": {**source.digests(), "name": Path(source.name).name},
         "packages": {name: metadata.version(name) for name in packages},
         "processes": processes,
         "settings": settings.facts(),

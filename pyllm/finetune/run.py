@@ -13,6 +13,7 @@ import torch
 from accelerate import PartialState
 
 from pyllm.data.packing import left_out
+from pyllm.data.sealed import mismatches, read_sealed
 from pyllm.data.tables import write_json_atomically
 from pyllm.errors import InputError, SettingError
 from pyllm.finetune import data
@@ -37,7 +38,6 @@ from pyllm.finetune.job import Job, make_schedule, sequences_of
 from pyllm.finetune.packing_check import choose_packed_attention
 from pyllm.finetune.processes import from_first, world
 from pyllm.finetune.schedule import TrainingSchedule
-from pyllm.finetune.sealed import file_facts, mismatches, read_sealed
 from pyllm.finetune.sequences import Sequences
 from pyllm.finetune.templates import give_template
 from pyllm.finetune.training import Saving, train
@@ -162,9 +162,9 @@ def _facts(job: Job, arguments: Sequence[str]) -> dict[str, Any]:
     sources = [_source("rows", job.rows)]
     if job.held_out is not None:
         sources.append(_source("held-out rows", job.held_out))
-    weights = (*job.source.weights(), job.source.folder / "config.json")
     sources += [
-        {"what": "model", "path": str(path.resolve()), "sha256": file_facts(path)["sha256"]} for path in weights
+        {"what": "model", "path": str(path.resolve()), "sha256": digest}
+        for path, digest in job.source.file_digests().items()
     ]
     return {"arguments": list(arguments), "sources": sources, "steps": job.steps}
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import polars as pl
 
+from pyllm.data.sealed import file_facts, mismatch, read_sealed
 from pyllm.errors import InputError
 from pyllm.finetune.folder import (
     BASELINES,
@@ -28,7 +29,6 @@ from pyllm.finetune.folder import (
     is_run,
     read_checkpoint_manifest,
 )
-from pyllm.finetune.sealed import file_facts, mismatch, read_sealed
 from pyllm.finetune.upstream import Upstream, upstream
 from pyllm.progress import Progress, no_progress
 from pyllm.provenance import canonical_json, differences, sha256_hex

@@ -87,6 +87,19 @@ class ModelSource:
                 total.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
         return total.hexdigest()
 
+    def digests(self) -> dict[str, str]:
+        """All that decides what the model and its tokenizer give, by name."""
+        return {
+            "config_sha256": self.config_sha256(),
+            "tokenizer_sha256": self.tokenizer_sha256(),
+            "weights_sha256": self.weights_sha256(),
+        }
+
+    def file_digests(self) -> dict[Path, str]:
+        """SHA-256 of each weight file and of `config.json`."""
+        paths = [*self.weights(), self.folder / "config.json"]
+        return dict(zip(paths, _file_digests(paths), strict=True))
+
 
 def find_model(name: str) -> ModelSource:
     """Find a model by folder, by `nano`, or by hub id (taken from the hub's cache, or downloaded).

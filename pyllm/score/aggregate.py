@@ -23,7 +23,7 @@ from jaxtyping import Bool, Float, Float64, UInt64
 
 from pyllm import _core
 from pyllm.data.top import Top
-from pyllm.errors import InputError, SettingError
+from pyllm.errors import InputError, SettingError, reason_of
 from pyllm.provenance import canonical_json, sha256_hex, step
 
 if TYPE_CHECKING:
@@ -131,8 +131,7 @@ def read_zero_shot(path: Path, *, anchor_column: str | None = None, value_column
         with path.open("rb") as file:
             beginning = file.read(8)
     except (OSError, ValueError) as error:
-        reason = (getattr(error, "strerror", None) or str(error)).lower()
-        raise InputError(f"cannot read {path}: {reason}") from error
+        raise InputError(f"cannot read {path}: {reason_of(error)}") from error
     if beginning.startswith(_BINARY_BEGINNINGS):
         anchors, nats = _core.read_zero_shot(path, anchor_column=anchor_column, value_column=value_column)
         return ZeroShot(nats, None if anchors is None else tuple(anchors))

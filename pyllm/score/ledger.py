@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 
 from pyllm.data.tables import write_bytes_atomically, write_json_atomically
-from pyllm.errors import PrerequisiteError, SettingError
+from pyllm.errors import PrerequisiteError, SettingError, reason_of
 from pyllm.provenance import canonical_json, differences
 
 _log = logging.getLogger(__name__)
@@ -98,9 +98,7 @@ def open_ledger(folder: Path, key: Mapping[str, Any], fixed: Mapping[str, Any]) 
         (folder / "units").mkdir(parents=True, exist_ok=True)
         lock = (folder / "lock").open("a+")
     except OSError as error:
-        raise PrerequisiteError(
-            f"run folder `{folder}` cannot be used: {(error.strerror or str(error)).lower()}"
-        ) from error
+        raise PrerequisiteError(f"run folder `{folder}` cannot be used: {reason_of(error)}") from error
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

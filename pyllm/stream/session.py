@@ -24,6 +24,7 @@ from typing import Any
 
 import safetensors.torch
 
+from pyllm.data.sealed import read_sealed, write_sealed
 from pyllm.data.tables import write_bytes_atomically
 from pyllm.errors import InputError, PrerequisiteError, SettingError, reason_of
 from pyllm.lm.sources import ModelSource
@@ -35,7 +36,6 @@ from pyllm.stream.settings import StreamSettings
 FORMAT = 1
 METADATA, LOG, LOCK = "session.json", "turns.jsonl", "lock"
 _STATES = "state-*.safetensors"
-_SEAL = "sealed"
 
 
 def session_facts(source: ModelSource, model: StreamModel, settings: StreamSettings, template: str) -> dict[str, Any]:
@@ -48,11 +48,7 @@ def session_facts(source: ModelSource, model: StreamModel, settings: StreamSetti
         template: How texts become tokens.
     """
     facts = {
-        "model": {
-            "weights_sha256": source.weights_sha256(),
-            "config_sha256": source.config_sha256(),
-            "tokenizer_sha256": source.tokenizer_sha256(),
-        },
+        "model": source.digests(),
         "dtype": str(model.model.dtype).removeprefix("torch."),
         # By number, so that a difference names the layer.
         "plan": {f"layer {number}": layer for number, layer in enumerate(model.plan.as_dict()["layers"])},
@@ -136,7 +132,7 @@ class Session:
                 )
 
     def _open(self) -> None:
-        metadata = _unsealed(self.folder / METADATA)
+        metadata = read_sealed(self.folder / METADATA)
         if metadata.get("format") != FORMAT:
             raise InputError(
                 f"session `{self.folder}` has format {metadata.get('format')}, and this version reads {FORMAT}"
@@ -199,7 +195,7 @@ class Session:
             "log": {"bytes": size, "sha256": digest.hexdigest(), "records": count},
             "state": facts,
         }
-        write_bytes_atomically(self.folder / METADATA, _sealed(metadata))
+        write_sealed(self.folder / METADATA, metadata)
         self._count, self._log_bytes, self._log_digest, self._state = count, size, digest, facts
         self._remove_leftovers(name)
 
@@ -232,20 +228,3 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise InputError(f"{path} cannot be read: {reason_of(error)}") from error
-
-
-def _sealed(value: dict[str, Any]) -> bytes:
-    return f"{canonical_json({**value, _SEAL: sha256_hex(canonical_json(value))})}\n".encode()
-
-
-def _unsealed(path: Path) -> dict[str, Any]:
-    data = _read(path)
-    value: Any = None
-    try:
-        value = json.loads(data)
-        intact = isinstance(value, dict) and value.pop(_SEAL, None) is not None and _sealed(value) == data
-    except (ValueError, RecursionError):
-        intact = False
-    if not intact:
-        raise InputError(f"{path} was changed after it was written: it is not what its own digest names")
-    return dict(value)

@@ -13,10 +13,10 @@ import pytest
 
 from pyllm.cli.app import main
 from pyllm.data.packing import PackSettings, pack_examples
+from pyllm.data.sealed import file_facts, read_sealed, write_sealed
 from pyllm.data.sharding import shard_files
 from pyllm.data.tables import read_table, write_table
 from pyllm.errors import InputError
-from pyllm.finetune.sealed import file_facts, read_sealed, write_sealed
 from pyllm.finetune.verify import verify_run
 from pyllm.lm.tokenizing import find_tokenizer
 from pyllm.provenance import sha256_hex, step

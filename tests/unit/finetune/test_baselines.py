@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 
 from pyllm.cli.app import main
+from pyllm.data.sealed import mismatches, read_sealed
 from pyllm.data.tables import read_table
 from pyllm.errors import InputError, SettingError
 from pyllm.finetune import baselines
@@ -15,7 +16,6 @@ from pyllm.finetune.comparison import UNTRAINED
 from pyllm.finetune.folder import faults_of_checkpoint
 from pyllm.finetune.job import Request, on_other_rows, prepare
 from pyllm.finetune.run import finetune
-from pyllm.finetune.sealed import mismatches, read_sealed
 from pyllm.finetune.settings import FinetuneSettings
 from tests.support.tiny_models import save_tiny_model, write_jsonl
 

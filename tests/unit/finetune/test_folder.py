@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pyllm.data.sealed import file_facts, mismatches, read_sealed, write_sealed
 from pyllm.errors import InputError, PrerequisiteError, SettingError
 from pyllm.finetune.folder import (
     begin,
@@ -20,7 +21,6 @@ from pyllm.finetune.folder import (
     reopen,
     seal_checkpoint,
 )
-from pyllm.finetune.sealed import file_facts, mismatches, read_sealed, write_sealed
 
 KEY = {"settings": {"seed": 1, "epochs": 3.0}, "data": {"train": "abc"}}
 

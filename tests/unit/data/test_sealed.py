@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pyllm.data.sealed import file_facts, folder_facts, mismatch, mismatches, read_sealed, write_sealed
 from pyllm.errors import InputError
-from pyllm.finetune.sealed import file_facts, folder_facts, mismatch, mismatches, read_sealed, write_sealed
 from pyllm.provenance import sha256_hex
 
 RECORD = {
