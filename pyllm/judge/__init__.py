@@ -1,0 +1,1 @@
+"""Answers graded and compared by a judge, and the judge itself measured."""
