@@ -28,8 +28,9 @@ from pyllm.finetune.comparison import UNTRAINED, HeldOutRows, Measured, compare,
 from pyllm.finetune.folder import BASELINES, FINAL, MANIFEST, locked, reopen
 from pyllm.finetune.held_out import load_trained, load_untrained, row_losses
 from pyllm.finetune.job import Job, on_other_rows, sequences_of
+from pyllm.finetune.numerics import on_gpu
 from pyllm.finetune.processes import any_process, world
-from pyllm.finetune.run import FinetuneResult, finetune, on_gpu
+from pyllm.finetune.run import FinetuneResult, finetune
 from pyllm.finetune.sequences import Sequences, read_packs
 from pyllm.lm.causal import CausalLM
 from pyllm.progress import Progress, no_progress
@@ -88,7 +89,7 @@ def prepare_pool(source: str, job: Job, settings: BaselineSettings, *, progress:
         raise SettingError("`--baseline` needs held-out rows", hint="add --eval-data FILE")
     replace(job.settings, seed=job.settings.seed + settings.seeds - 1)  # checks the last seed
     pool = read_pool(source, job, _held_out_ids(job.held_out), progress=progress)
-    PartialState(cpu=not on_gpu(job))  # gives each process its own device
+    PartialState(cpu=not on_gpu(job.settings))  # gives each process its own device
     load_untrained(job)
     _free()
     return pool

@@ -17,7 +17,8 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from pyllm.finetune import data
 from pyllm.finetune.job import Job, make_schedule, pass_tokens, sequences_of
-from pyllm.finetune.run import CHECKPOINTS_OF_A_RUN, attention_of, on_gpu, weight_type
+from pyllm.finetune.numerics import attention_of, checkpoints_activations, in_bf16, on_gpu, weight_type
+from pyllm.finetune.run import steps_between_saves, store_rows
 from pyllm.finetune.schedule import TrainingSchedule
 from pyllm.finetune.sequences import Sequences
 from pyllm.finetune.settings import LoraSettings
@@ -173,33 +174,20 @@ def make_plan(
         InputError: No row can be trained on.
     """
     settings = job.settings
-    packed = _stored(job, folder, data.TRAIN, job.rows, progress)
+    packed = store_rows(folder, data.TRAIN, job.rows, job, progress)
     sequences = sequences_of(folder, data.TRAIN, settings, job.config)
-    schedule = make_schedule(sequences, settings, on_gpu=on_gpu(job), processes=processes)
+    schedule = make_schedule(sequences, settings, on_gpu=on_gpu(settings), processes=processes)
     sizes = _pass_sizes(sequences, schedule, padded=settings.padded)
-    limit = max(pass_tokens(settings, on_gpu=on_gpu(job)), int(sequences.lengths.max()))
+    limit = max(pass_tokens(settings, on_gpu=on_gpu(settings)), int(sequences.lengths.max()))
     shape, numerics = model_shape(job.config, settings.lora), numerics_of(job)
     memory = estimate_memory(shape, numerics, largest_pass=int(sizes.max()), processes=processes, sharded=settings.fsdp)
     held_out = 0
     if job.held_out is not None:
-        _stored(job, folder, data.EVAL, job.held_out, progress)
-        evaluations = 1 + schedule.steps // (save_every or -(-schedule.steps // CHECKPOINTS_OF_A_RUN))
+        store_rows(folder, data.EVAL, job.held_out, job, progress)
+        evaluations = 1 + schedule.steps // steps_between_saves(schedule.steps, save_every)
         held_out = evaluations * sequences_of(folder, data.EVAL, settings, job.config).tokens
     rows = _rows(packed, sequences, schedule)
     return Plan(rows, sequences, schedule, sizes, limit, held_out, shape, numerics, memory, processes)
-
-
-def _stored(job: Job, folder: Path, name: str, rows: data.Rows, progress: Progress) -> dict[str, Any]:
-    settings = job.settings
-    return data.store(
-        folder,
-        name,
-        rows,
-        tokenizer=job.tokenizer,
-        template=settings.template,
-        max_length=settings.max_length,
-        progress=progress,
-    )
 
 
 def _rows(packed: dict[str, Any], sequences: Sequences, schedule: TrainingSchedule) -> dict[str, int | None]:
@@ -222,11 +210,14 @@ def _pass_sizes(sequences: Sequences, schedule: TrainingSchedule, *, padded: boo
 
 def numerics_of(job: Job) -> Numerics:
     """The numerics of a run."""
-    settings, gpu = job.settings, on_gpu(job)
-    half = settings.precision == "bf16" or (settings.precision == "auto" and gpu)
-    checkpointing = gpu if settings.activation_checkpointing is None else settings.activation_checkpointing
-    masked = settings.padded and attention_of(job) is None  # packed examples have no matrix over the whole row
-    return Numerics(weight_type(job).itemsize, 2 if half else 4, checkpointing, masked, gpu)
+    settings = job.settings
+    return Numerics(
+        weight_bytes=weight_type(settings).itemsize,
+        compute_bytes=2 if in_bf16(settings) else 4,
+        checkpointing=checkpoints_activations(settings),
+        masked_attention=settings.padded and attention_of(settings) is None,  # packs have no matrix over the whole row
+        on_gpu=on_gpu(settings),
+    )
 
 
 def empty_model(config: PreTrainedConfig) -> Any:

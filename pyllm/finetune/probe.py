@@ -22,8 +22,9 @@ from transformers.trainer_utils import SaveStrategy
 
 from pyllm.errors import PrerequisiteError
 from pyllm.finetune.job import Job
+from pyllm.finetune.numerics import attention_of, on_gpu, weight_type
 from pyllm.finetune.plan import Plan
-from pyllm.finetune.run import attention_of, give_attention, on_gpu, trained_tokenizer, weight_type
+from pyllm.finetune.run import give_attention, trained_tokenizer
 from pyllm.finetune.schedule import TrainingSchedule
 from pyllm.finetune.training import Saving, configuration, make_trainer
 from pyllm.lm.loading import quiet_transformers
@@ -98,7 +99,7 @@ def run_probe(job: Job, plan: Plan, folder: Path) -> Probe:
     Raises:
         PrerequisiteError: Memory runs out, or would.
     """
-    gpu = on_gpu(job)
+    gpu = on_gpu(job.settings)
     needed, there = plan.memory.total * int(os.environ.get("LOCAL_WORLD_SIZE", "1")), host_memory()
     if not gpu and needed > there:
         # Where the kernel ends what takes too much, nothing could be said any more.
@@ -158,12 +159,12 @@ def _schedule(plan: Plan, places: tuple[int, ...]) -> TrainingSchedule:
 def _random_model(job: Job) -> Any:
     quiet_transformers()
     # Sharding begins on the CPU, as in the run: the whole model may not fit one device.
-    device = "cuda" if on_gpu(job) and not job.settings.fsdp else "cpu"
+    device = "cuda" if on_gpu(job.settings) and not job.settings.fsdp else "cpu"
     used = [torch.cuda.current_device()] if device == "cuda" else []
     with torch.random.fork_rng(devices=used), torch.device(device):
         torch.default_generator.manual_seed(job.settings.seed)
         model = AutoModelForCausalLM.from_config(
-            copy.deepcopy(job.config), dtype=weight_type(job), attn_implementation=attention_of(job)
+            copy.deepcopy(job.config), dtype=weight_type(job.settings), attn_implementation=attention_of(job.settings)
         )
     give_attention(model, job)
     return model

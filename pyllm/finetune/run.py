@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import PartialState
 
 from pyllm.data.packing import left_out
@@ -35,6 +34,7 @@ from pyllm.finetune.folder import (
     withdrawn_on_failure,
 )
 from pyllm.finetune.job import Job, make_schedule, sequences_of
+from pyllm.finetune.numerics import attention_of, on_gpu, weight_type
 from pyllm.finetune.packing_check import choose_packed_attention
 from pyllm.finetune.processes import from_first, world
 from pyllm.finetune.schedule import TrainingSchedule
@@ -47,7 +47,7 @@ from pyllm.progress import Progress, no_progress
 
 _log = logging.getLogger(__name__)
 
-CHECKPOINTS_OF_A_RUN = 20
+_CHECKPOINTS_OF_A_RUN = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +65,9 @@ class FinetuneResult:
     report: dict[str, Any]
 
 
-def on_gpu(job: Job) -> bool:
-    """Whether a run computes on a GPU."""
-    return job.settings.device != "cpu" and torch.cuda.is_available()
+def steps_between_saves(steps: int, save_every: int | None) -> int:
+    """Steps between checkpoints, and between evaluations: what was asked, else so that a run makes twenty."""
+    return save_every or -(-steps // _CHECKPOINTS_OF_A_RUN)
 
 
 def finetune(
@@ -115,7 +115,7 @@ class _Options:
 
 def _finetune(job: Job, out: Path, options: _Options) -> FinetuneResult:
     rank, processes = world()
-    state = PartialState(cpu=not on_gpu(job))
+    state = PartialState(cpu=not on_gpu(job.settings))
     if rank == 0:
         started = reopen(out, job.key) if is_run(out) else begin(out, job.key, _facts(job, options.arguments))
         if not started.is_finished:
@@ -127,9 +127,8 @@ def _finetune(job: Job, out: Path, options: _Options) -> FinetuneResult:
         return FinetuneResult(out, stopped=False, report=read_sealed(out / MANIFEST)["result"])
     sequences = sequences_of(out, data.TRAIN, job.settings, job.config)
     held_out = sequences_of(out, data.EVAL, job.settings, job.config) if job.held_out is not None else None
-    schedule = make_schedule(sequences, job.settings, on_gpu=on_gpu(job), processes=processes)
-    every = options.save_every or -(-schedule.steps // CHECKPOINTS_OF_A_RUN)
-    saving = Saving(every, options.keep, options.patience)
+    schedule = make_schedule(sequences, job.settings, on_gpu=on_gpu(job.settings), processes=processes)
+    saving = Saving(steps_between_saves(schedule.steps, options.save_every), options.keep, options.patience)
     resume_step = newest_whole_checkpoint(run.checkpoints) if rank == 0 else None
     resume_step = from_first(resume_step)
     _describe(sequences, schedule, resume_step)
@@ -187,19 +186,23 @@ def _set_up_data(run: RunFolder, job: Job, progress: Progress) -> None:
     numbers = {}
     for name, rows in ((data.TRAIN, job.rows), (data.EVAL, job.held_out)):
         if rows is not None:
-            settings = job.settings
-            packed = data.store(
-                run.path,
-                name,
-                rows,
-                tokenizer=job.tokenizer,
-                template=settings.template,
-                max_length=settings.max_length,
-                progress=progress,
-            )
+            packed = store_rows(run.path, name, rows, job, progress)
             numbers[name] = {each: packed[each] for each in ("rows", "tokens", "trained_tokens") if each in packed}
             _warn(name, packed)
     data.seal(run.path, {"numbers": numbers})
+
+
+def store_rows(folder: Path, name: str, rows: data.Rows, job: Job, progress: Progress) -> dict[str, Any]:
+    """Keep rows in a folder and make them into token ids, as a job has it; see `data.store`."""
+    return data.store(
+        folder,
+        name,
+        rows,
+        tokenizer=job.tokenizer,
+        template=job.settings.template,
+        max_length=job.settings.max_length,
+        progress=progress,
+    )
 
 
 def _warn(name: str, packed: dict[str, Any]) -> None:
@@ -219,20 +222,8 @@ def _describe(sequences: Sequences, schedule: TrainingSchedule, resume_step: int
     )
 
 
-def weight_type(job: Job) -> torch.dtype:
-    """Type that weights are loaded in: half only where an adapter is trained beside them."""
-    half = on_gpu(job) and job.settings.lora is not None and job.settings.precision != "fp32"
-    return torch.bfloat16 if half else torch.float32
-
-
-def attention_of(job: Job) -> str | None:
-    """Name of the implementation of attention; None leaves the choice to transformers."""
-    return "flash_attention_2" if on_gpu(job) and _has_flash_attention() else None
-
-
 def _model(job: Job) -> Any:
-    attention = attention_of(job)
-    model = load_pretrained(job.source, dtype=weight_type(job), attention=attention)
+    model = load_pretrained(job.source, dtype=weight_type(job.settings), attention=attention_of(job.settings))
     give_attention(model, job)
     return model
 
@@ -243,14 +234,8 @@ def give_attention(model: Any, job: Job) -> None:
     Raises:
         PrerequisiteError: The model does not do it.
     """
-    if not job.settings.padded and attention_of(job) is None:
+    if not job.settings.padded and attention_of(job.settings) is None:
         choose_packed_attention(model, job.source.name)
-
-
-def _has_flash_attention() -> bool:
-    from transformers.utils.import_utils import is_flash_attn_2_available
-
-    return bool(is_flash_attn_2_available())
 
 
 def trained_tokenizer(job: Job) -> Any:

@@ -28,6 +28,7 @@ from pyllm.finetune.batches import held_out_data, training_data
 from pyllm.finetune.callbacks import Patience, TrainResult, Watch, patience_was_over
 from pyllm.finetune.events import Events
 from pyllm.finetune.folder import CHECKPOINTS, EVENTS, checkpoint_path
+from pyllm.finetune.numerics import checkpoints_activations, in_bf16, on_gpu
 from pyllm.finetune.processes import world
 from pyllm.finetune.schedule import TrainingSchedule
 from pyllm.finetune.sequences import Sequences
@@ -64,9 +65,8 @@ def configuration(
 ) -> SFTConfig:
     """What TRL is told."""
     _, processes = world()
-    on_gpu = torch.cuda.is_available() and settings.device != "cpu"
-    bf16 = settings.precision == "bf16" or (settings.precision == "auto" and on_gpu)
-    checkpointing = on_gpu if settings.activation_checkpointing is None else settings.activation_checkpointing
+    gpu = on_gpu(settings)
+    checkpointing = checkpoints_activations(settings)
     sharded: dict[str, Any] = {}
     if settings.fsdp:
         sharded = {"fsdp": True, "fsdp_config": {"version": 2, "activation_checkpointing": checkpointing}}
@@ -85,9 +85,9 @@ def configuration(
         lr_scheduler_type=settings.schedule if settings.schedule != "constant" else "constant_with_warmup",
         warmup_steps=int(settings.warmup * schedule.steps),  # rounded down: the first step of a warm-up learns nothing
         weight_decay=settings.weight_decay,
-        optim="adamw_torch_fused" if on_gpu else "adamw_torch",
-        bf16=bf16,
-        use_cpu=not on_gpu,
+        optim="adamw_torch_fused" if gpu else "adamw_torch",
+        bf16=in_bf16(settings),
+        use_cpu=not gpu,
         seed=settings.seed,
         data_seed=settings.seed,
         packing=False,
