@@ -247,7 +247,7 @@ def write_output(
         PrerequisiteError: The file or stdout cannot be written.
         BrokenPipeError: The reader of stdout has gone.
     """
-    from pyllm.data.tables import write_bytes_atomically, write_table
+    from pyllm.data.tables import write_table
 
     chosen = output_format(out, requested)
     buffer = io.BytesIO()
@@ -258,15 +258,31 @@ def write_output(
         buffer.write(text.encode(_stdout_encoding() if is_stdout(out) else "utf-8", "replace"))
     else:
         write_table(table, buffer, format=_data_format(chosen), steps=steps)
+    write_data(buffer.getbuffer(), out)
+
+
+def write_data(data: bytes | memoryview, out: Path | None) -> None:
+    """Write what is finished to stdout or, as a whole or not at all, to a file.
+
+    Args:
+        data: What to write.
+        out: The value of `--out`: None or `-` for stdout.
+
+    Raises:
+        PrerequisiteError: The file or stdout cannot be written.
+        BrokenPipeError: The reader of stdout has gone.
+    """
+    from pyllm.data.tables import write_bytes_atomically
+
     if out is None or is_stdout(out):
-        write_stdout(buffer.getbuffer())
+        write_stdout(data)
         return
     file = _file(out)
     with _naming(f"`--out {out}`"):
         if _is_special(file):
-            file.write_bytes(buffer.getbuffer())
+            file.write_bytes(data)
         else:
-            write_bytes_atomically(file, buffer.getvalue())
+            write_bytes_atomically(file, bytes(data))
 
 
 def _data_format(chosen: TableFormat) -> Literal["parquet", "jsonl", "csv"]:
@@ -325,6 +341,16 @@ def reader_gone() -> bool:
     poller = select.poll()
     poller.register(1, 0)
     return any(event & (select.POLLERR | select.POLLHUP) for _, event in poller.poll(0))
+
+
+def stop_without_reader() -> None:
+    """End early when the reader of stdout has gone; ask it after each unit of work.
+
+    Raises:
+        BrokenPipeError: It has gone.
+    """
+    if reader_gone():
+        raise BrokenPipeError
 
 
 def stdout_is_terminal() -> bool:

@@ -216,7 +216,7 @@ def _from_model(
     settings = ScoreSettings(AnchorSpec("kmeans", k), seed=seed, **options)
     with console.progress() as progress:
         job = prepare(examples, settings, strict=strict, progress=progress)
-        embedded = embed_rows(job, progress=progress, check=_stop_without_reader)
+        embedded = embed_rows(job, progress=progress, check=_pipes.stop_without_reader)
     name = f"embeddings by `{settings.encoder or settings.model}`"
     everyone = np.arange(len(embedded.rows))
     clusters = cluster_anchors(embedded.vectors, everyone, k, seed=seed, threads=threads, name=name)
@@ -225,11 +225,6 @@ def _from_model(
     facts |= {"encoder": key["anchors"].get("encoder"), "dim": embedded.vectors.shape[1]}
     facts |= {"dtype": key["dtype"], "eligible_rows": len(embedded.rows)}
     return dataclasses.replace(clusters, rows=embedded.rows[clusters.rows])
-
-
-def _stop_without_reader() -> None:
-    if _pipes.reader_gone():
-        raise BrokenPipeError
 
 
 def _summary(numbers: dict[str, Any], clusters: "AnchorClusters | None") -> str:

@@ -197,7 +197,7 @@ def _score(
                 per_anchor=per_anchor,
                 matrix_out=None if matrix_out is None else matrix_out.resolve(),
                 progress=progress,
-                check=_stop_without_reader,
+                check=_pipes.stop_without_reader,
             )
         except KeyboardInterrupt as interrupt:
             progress.finish()
@@ -209,12 +209,6 @@ def _how_to_go_on(job: "Job", run: Path | None) -> str:
 
     folder = run or default_run_folder(run_key(job))
     return f"run the same command again to go on; what is done is kept in {folder}"
-
-
-def _stop_without_reader() -> None:
-    """End early when the reader of stdout has gone: the rows so far are in the ledger."""
-    if _pipes.reader_gone():
-        raise BrokenPipeError
 
 
 def _reading_numbers(examples: "ExampleTable") -> dict[str, object]:

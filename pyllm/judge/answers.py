@@ -206,3 +206,18 @@ def distinct_labels(files: Sequence[AnswerFile], names: Sequence[str]) -> list[A
     return [
         AnswerFile(each.source, label, each.answers, each.by_text) for each, label in zip(files, labels, strict=True)
     ]
+
+
+def first_prompts(files: Sequence[AnswerFile], limit: int) -> list[AnswerFile]:
+    """The same files, with the answers to the first prompts of the first one alone."""
+    names = list(dict.fromkeys(place.prompt_id for place in files[0].answers))[:limit]
+    kept = set(names)
+    return [
+        AnswerFile(
+            each.source,
+            each.label,
+            {place: answered for place, answered in each.answers.items() if place.prompt_id in kept},
+            each.by_text,
+        )
+        for each in files
+    ]

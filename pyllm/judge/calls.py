@@ -82,6 +82,7 @@ class Spent:
         generated_tokens: The same.
         taken_up: Replies that were there.
         failed: Calls without an answer.
+        first_error: What the first of them died of.
         unknown_tokens: Calls of which a count was not said.
         seconds: Of all calls, one after the other.
     """
@@ -91,6 +92,7 @@ class Spent:
     generated_tokens: int = 0
     taken_up: int = 0
     failed: int = 0
+    first_error: str | None = None
     unknown_tokens: int = 0
     seconds: float = 0.0
 
@@ -189,8 +191,9 @@ class Caller:
             "wall_seconds": round(completion.wall_seconds, 6),
         }
         if completion.error is not None or completion.text is None:
-            spent.failed += 1
-            return {**reply, "error": completion.error or "no text came"}  # not kept: the next run asks again
+            error = completion.error or "no text came"
+            spent.failed, spent.first_error = spent.failed + 1, spent.first_error or error
+            return {**reply, "error": error}  # not kept: the next run asks again
         spent.unknown_tokens += completion.prompt_tokens is None or completion.generated_tokens is None
         return dict(self.lines.add(completion.id, reply))
 

@@ -209,6 +209,10 @@ class Strength:
     strength: float
     interval: Interval
 
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        return asdict(self)
+
 
 def strengths(table: pl.DataFrame, labels: Sequence[str], *, seed: int) -> list[Strength]:
     """Strengths of several sides, from the pairs that were judged whole, strongest first.

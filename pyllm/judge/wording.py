@@ -3,7 +3,7 @@
 The verdict is asked for in double brackets, as most judges of today have learnt to give it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 VERSION = 1
 
@@ -83,3 +83,31 @@ def _references(references: Sequence[str]) -> list[str]:
 
 def _block(name: str, text: str) -> str:
     return f"<<< {name} begins >>>\n{text}\n<<< {name} ends >>>"
+
+
+def shown_grade_prompts() -> str:
+    """The prompts for grades, with names in the places of texts."""
+    plain = grade_prompt("QUESTION", "ANSWER")
+    second = grade_prompt(
+        "SECOND QUESTION",
+        "SECOND ANSWER",
+        before=[("FIRST QUESTION", "FIRST ANSWER")],
+        references=["FIRST RIGHT ANSWER", "SECOND RIGHT ANSWER"],
+    )
+    return _shown({"one turn": plain, "second turn, with right answers": second})
+
+
+def shown_pair_prompts() -> str:
+    """The prompts for pairs, with names in the places of texts."""
+    plain = pair_prompt(["QUESTION"], ["ANSWER OF A"], ["ANSWER OF B"])
+    second = pair_prompt(
+        ["FIRST QUESTION", "SECOND QUESTION"],
+        ["FIRST ANSWER OF A", "SECOND ANSWER OF A"],
+        ["FIRST ANSWER OF B", "SECOND ANSWER OF B"],
+        references=["FIRST RIGHT ANSWER", "SECOND RIGHT ANSWER"],
+    )
+    return _shown({"one turn": plain, "second turn, with right answers": second})
+
+
+def _shown(prompts: Mapping[str, str]) -> str:
+    return "\n".join(f"=== version {VERSION}, {name} ===\n{text}\n" for name, text in prompts.items())
