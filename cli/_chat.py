@@ -4,7 +4,6 @@ import contextlib
 import json
 import logging
 import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,7 +15,6 @@ from pyllm.errors import InputError, SettingError
 
 if TYPE_CHECKING:
     from pyllm.stream.chat import Chat
-    from pyllm.stream.settings import Budget
 
 _logger = logging.getLogger("pyllm.stream")
 
@@ -24,66 +22,37 @@ CHAT_EXAMPLES = """\b
 Examples:
   toolkit stream chat --model path/to/model --cache 1024
   toolkit stream chat --model org/name --cache 512 --session talks/monday --system 'You are brief.'
+  toolkit stream chat --model org/name --preset paper-dailydialog --score as-published --compat reference
   toolkit stream chat --model nano --span-after 4 --decay 0.9 --temperature 0.7 --top-p 0.9 --seed 5
   echo '{"content": "Hello"}' | toolkit stream chat --model nano --max-new-tokens 32
 """
 
-_CACHE_TOKENS, _SINKS, _RECENT = 1024, 4, 32
 _FIELD = "content"
-
-
-class AnswerTemplate(StrEnum):
-    """How questions and answers are written."""
-
-    AUTO = "auto"
-    CHAT = "chat"
-    VICUNA = "vicuna"
 
 
 def chat_command(
     *,
     model: _stream_options.ModelOption = "nano",
-    cache: Annotated[
-        int | None,
-        typer.Option(
-            "--cache", metavar="C", min=1, help="Most tokens in the cache. Default: 1024.", show_default=False
-        ),
-    ] = None,
+    cache: _stream_options.CacheOption = None,
+    preset: _stream_options.PresetOption = None,
     policy: _stream_options.PolicyOption = "sirllm",
+    score: _stream_options.ScoreOption = _stream_options.Score.SURPRISAL,
+    first_token: _stream_options.FirstTokenOption = _stream_options.FirstToken.CARRIED,
     sinks: _stream_options.SinksOption = None,
-    entropy_tokens: Annotated[
-        int | None,
-        typer.Option(
-            "--entropy-tokens",
-            metavar="E",
-            min=0,
-            help="Tokens kept for their score. Default: what the cache has beside the others.",
-            show_default=False,
-        ),
-    ] = None,
+    entropy_tokens: _stream_options.RestEntropyOption = None,
     recent: _stream_options.RecentOption = None,
     decay: _stream_options.DecayOption = None,
+    horizon_turns: _stream_options.HorizonOption = None,
     span_after: _stream_options.SpanAfterOption = 0,
     span_before: _stream_options.SpanBeforeOption = 0,
+    ties: _stream_options.TiesOption = None,
+    compat: _stream_options.CompatOption = None,
     positions: _stream_options.PositionsOption = _stream_options.Positions.CACHE,
-    evict_block: Annotated[
-        int,
-        typer.Option(
-            "--evict-block", metavar="B", min=1, help="Tokens that an answer makes room for at once, in a full cache."
-        ),
-    ] = 32,
-    max_new_tokens: Annotated[
-        int, typer.Option("--max-new-tokens", metavar="N", min=1, help="Most tokens of an answer.")
-    ] = 256,
-    temperature: Annotated[
-        float, typer.Option("--temperature", metavar="T", min=0, help="0 always takes the likeliest token.")
-    ] = 0.0,
-    top_p: Annotated[
-        float, typer.Option("--top-p", metavar="P", help="Choose among the likeliest tokens of this share.")
-    ] = 1.0,
-    seed: Annotated[
-        int, typer.Option("--seed", metavar="N", min=0, max=2**64 - 1, help="Seed of answers and of policy `random`.")
-    ] = 0,
+    evict_block: _stream_options.EvictBlockOption = 32,
+    max_new_tokens: _stream_options.MaxNewTokensOption = 256,
+    temperature: _stream_options.TemperatureOption = 0.0,
+    top_p: _stream_options.TopPOption = 1.0,
+    seed: _stream_options.AnswerSeedOption = 0,
     session: Annotated[
         Path | None,
         typer.Option(
@@ -99,10 +68,7 @@ def chat_command(
             "--system", metavar="TEXT", help="Stands before everything and is never evicted.", show_default=False
         ),
     ] = None,
-    template: Annotated[
-        AnswerTemplate,
-        typer.Option("--template", help="auto: the model's chat template if it has one, else vicuna."),
-    ] = AnswerTemplate.AUTO,
+    template: _stream_options.AnswerTemplateOption = _stream_options.AnswerTemplate.AUTO,
     dtype: _stream_options.DtypeOption = _stream_options.Dtype.AUTO,
     device: _stream_options.DeviceOption = "auto",
     quiet: QuietOption = False,
@@ -115,9 +81,9 @@ def chat_command(
     """
     console = open_console(quiet=quiet, verbose=verbose)
     on_terminal = _on_terminal()
-    budget = chat_budget(cache, sinks, entropy_tokens, recent)
-    if not 0.0 < top_p <= 1.0:
-        raise SettingError(f"top-p is {top_p}: it must be above 0 and at most 1")
+    budget = _stream_options.chat_budget(cache, sinks, entropy_tokens, recent, preset=preset)
+    fading = _stream_options.fading(decay, horizon_turns, preset)
+    _stream_options.check_top_p(top_p)
 
     from pyllm.lm.sources import find_model
     from pyllm.stream.settings import StreamSettings
@@ -125,10 +91,14 @@ def chat_command(
     settings = StreamSettings(
         policy=policy,
         budget=budget,
-        decay=1.0 if decay is None else decay,
+        score=score.value,
+        first_token=first_token.value,
+        **fading,
         span_after=span_after,
         span_before=span_before,
+        ties=None if ties is None else ties.value,
         positions=positions.value,
+        reference=compat is _stream_options.Compat.REFERENCE,
         # Another seed must not keep a dialogue from going on where no policy draws.
         seed=seed if policy == "random" else 0,
     )
@@ -169,34 +139,6 @@ def chat_command(
             "answers": f"at most {max_new_tokens:,} tokens, temperature {temperature:g}, top-p {top_p:g}, seed {seed}",
         }
         Talk(chat, open_session=open_session, start=start, facts=facts, console=console).run()
-
-
-def chat_budget(cache: int | None, sinks: int | None, entropy: int | None, recent: int | None) -> "Budget":
-    """The parts of a cache of `--cache` tokens.
-
-    Raises:
-        SettingError: The parts that were given are not those of such a cache.
-    """
-    from pyllm.stream.settings import Budget
-
-    first = _SINKS if sinks is None else sinks
-    newest = _RECENT if recent is None else recent
-    if entropy is None:
-        tokens = _CACHE_TOKENS if cache is None else cache
-        if first + newest > tokens:
-            raise SettingError(
-                f"a cache of {tokens:,} tokens cannot hold {first} sinks and {newest} recent tokens",
-                hint="give a larger --cache, or a smaller --sinks and --recent",
-            )
-        return Budget(first, tokens - first - newest, newest)
-    made = Budget(first, entropy, newest)
-    if cache is not None and made.tokens != cache:
-        raise SettingError(
-            f"`--cache {cache}` is not the {made.tokens:,} of sinks ({first}), entropy tokens ({entropy}) and recent"
-            f" ({newest})",
-            hint="leave out --cache or --entropy-tokens",
-        )
-    return made
 
 
 def _on_terminal() -> bool:

@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pyllm.cli import _console, _pipes
+from pyllm.cli import _console, _pipes, _stream_options
+from pyllm.cli._chat_switch import switched
 from pyllm.cli._console import Console
 from pyllm.cli._signals import StoppedBySignal, stop_between_steps
 from pyllm.cli._tables import Column, draw_table, readable
@@ -31,6 +32,7 @@ _HELP = """\
 /save [DIR]          save the dialogue in a folder, and keep it there from then on
 /load DIR            go on with the dialogue of a folder
 /policy              what decides who stays
+/policy NAME [K=V]   let another policy decide from now on, or the same with other settings (`/policy decay=0.9`)
 /help                this
 /quit                leave; so does Ctrl-D
 
@@ -218,7 +220,7 @@ class Talk:
     def _load(self, words: Sequence[str]) -> None:
         if not words:
             raise SettingError("there is no folder to load from", hint="/load DIR")
-        from pyllm.stream.session import METADATA
+        from pyllm.stream.log import METADATA
 
         folder = self._other_folder(words)
         if not (folder / METADATA).is_file():
@@ -234,13 +236,22 @@ class Talk:
         self._chat = chat
         _write(f"going on behind turn {chat.turns:,} of {folder}\n")
 
-    def _policy(self, _: Sequence[str]) -> None:
+    def _policy(self, words: Sequence[str]) -> None:
+        if words:
+            from pyllm.stream.dialogue import limit_warning
+
+            settings = switched(self._chat.dialogue.settings, words)
+            _stream_options.check_policy(settings)
+            self._chat.switch(settings)
+            warning = limit_warning(self._chat.dialogue.model, settings)
+            if warning is not None:
+                self._console.say(f"warning: {warning}")
         settings = self._chat.dialogue.settings
-        budget = settings.budget
+        budget, horizon = settings.budget, settings.horizon_turns
         facts = {
             "policy": self._kept_by(),
             "budget": f"{budget.sinks:,} sinks, {budget.entropy:,} for their score, {budget.recent:,} recent",
-            "decay": f"{settings.decay:g} a turn",
+            "decay": f"{settings.decay:g} a turn" if horizon is None else f"auto, for a horizon of {horizon:,} turns",
             "spans": f"{settings.span_after} after, {settings.span_before} before",
             "positions": settings.positions,
             **self._facts,

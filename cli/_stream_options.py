@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pyllm.errors import SettingError
+
 if TYPE_CHECKING:
     from pyllm.lm.sources import ModelSource
     from pyllm.stream.model import StreamModel
@@ -68,6 +70,14 @@ class Template(StrEnum):
     NONE = "none"
 
 
+class AnswerTemplate(StrEnum):
+    """How questions and answers are written."""
+
+    AUTO = "auto"
+    CHAT = "chat"
+    VICUNA = "vicuna"
+
+
 class Dtype(StrEnum):
     """Type of the weights."""
 
@@ -83,7 +93,8 @@ PolicyOption = Annotated[
     typer.Option(
         "--policy",
         metavar="NAME|MODULE:ATTRIBUTE",
-        help="Who stays: full, window, streaming, random, interval, sirllm, h2o, tova, keydiff, snapkv, or your own.",
+        help="Who stays: full, window, streaming, random, interval, interval-literal, sirllm, h2o, tova, keydiff,"
+        " snapkv, or your own.",
     ),
 ]
 PresetOption = Annotated[
@@ -114,10 +125,37 @@ RecentOption = Annotated[
     int | None,
     typer.Option("--recent", metavar="R", min=0, help="Newest tokens kept. Default: 32.", show_default=False),
 ]
+
+
+def _decay(text: str) -> str:
+    try:
+        fits = text == "auto" or 0.0 <= float(text) <= 1.0
+    except ValueError:
+        fits = False
+    if not fits:
+        message = f"{text} is neither `auto` nor a number from 0 to 1"
+        raise typer.BadParameter(message)
+    return text
+
+
 DecayOption = Annotated[
-    float | None,
+    str | None,
     typer.Option(
-        "--decay", metavar="D", min=0, max=1, help="Factor on all scores once a turn. Default: 1.", show_default=False
+        "--decay",
+        metavar="D|auto",
+        parser=_decay,
+        help="Factor on all scores once a turn; auto follows from --horizon-turns. Default: 1.",
+        show_default=False,
+    ),
+]
+HorizonOption = Annotated[
+    int | None,
+    typer.Option(
+        "--horizon-turns",
+        metavar="H",
+        min=1,
+        help="How many turns back --decay auto is to remember. Default: 20.",
+        show_default=False,
     ),
 ]
 SpanAfterOption = Annotated[
@@ -143,24 +181,120 @@ SeedOption = Annotated[int, typer.Option("--seed", metavar="N", min=0, max=2**64
 TemplateOption = Annotated[
     Template, typer.Option("--template", help="For texts. auto: the model's chat template if it has one, else vicuna.")
 ]
+CacheOption = Annotated[
+    int | None,
+    typer.Option(
+        "--cache",
+        metavar="C",
+        min=1,
+        help="Most tokens in the cache. Default: 1024, or the preset's.",
+        show_default=False,
+    ),
+]
+RestEntropyOption = Annotated[
+    int | None,
+    typer.Option(
+        "--entropy-tokens",
+        metavar="E",
+        min=0,
+        help="Tokens kept for their score. Default: what the cache has beside the others.",
+        show_default=False,
+    ),
+]
+EvictBlockOption = Annotated[
+    int,
+    typer.Option(
+        "--evict-block", metavar="B", min=1, help="Tokens that an answer makes room for at once, in a full cache."
+    ),
+]
+MaxNewTokensOption = Annotated[
+    int, typer.Option("--max-new-tokens", metavar="N", min=1, help="Most tokens of an answer.")
+]
+TemperatureOption = Annotated[
+    float, typer.Option("--temperature", metavar="T", min=0, help="0 always takes the likeliest token.")
+]
+TopPOption = Annotated[
+    float, typer.Option("--top-p", metavar="P", help="Choose among the likeliest tokens of this share.")
+]
+AnswerSeedOption = Annotated[
+    int, typer.Option("--seed", metavar="N", min=0, max=2**64 - 1, help="Seed of answers and of policy `random`.")
+]
+AnswerTemplateOption = Annotated[
+    AnswerTemplate, typer.Option("--template", help="auto: the model's chat template if it has one, else vicuna.")
+]
 DtypeOption = Annotated[Dtype, typer.Option("--dtype", help="auto: float32 on the CPU, the checkpoint's own on a GPU.")]
 DeviceOption = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda|cuda:N", help="Where to compute.")]
 
 
-def budget_of(
-    preset: PresetName | None, sinks: int | None, entropy: int | None, recent: int | None, decay: float | None
-) -> tuple["Budget", float]:
-    """The budget and decay of the preset or of the defaults, with what was given in their place."""
+def budget_of(preset: PresetName | None, sinks: int | None, entropy: int | None, recent: int | None) -> "Budget":
+    """The budget of the preset or of the defaults, with what was given in its place."""
     from pyllm.stream.settings import PRESETS, Budget
 
     start = Budget() if preset is None else PRESETS[preset.value].budget
-    ratio = 1.0 if preset is None else PRESETS[preset.value].decay
-    budget = Budget(
+    return Budget(
         start.sinks if sinks is None else sinks,
         start.entropy if entropy is None else entropy,
         start.recent if recent is None else recent,
     )
-    return budget, ratio if decay is None else decay
+
+
+def fading(decay: str | None, horizon_turns: int | None, preset: PresetName | None = None) -> dict[str, Any]:
+    """What `--decay`, `--horizon-turns` and the preset say of how scores fade, as `StreamSettings` takes it.
+
+    Raises:
+        SettingError: A horizon is given for a fixed factor.
+    """
+    from pyllm.stream.settings import DEFAULT_HORIZON_TURNS, PRESETS
+
+    if decay == "auto":
+        return {"horizon_turns": DEFAULT_HORIZON_TURNS if horizon_turns is None else horizon_turns}
+    if horizon_turns is not None:
+        raise SettingError(f"`--horizon-turns {horizon_turns}` has no part in a fixed decay", hint="add --decay auto")
+    if decay is not None:
+        return {"decay": float(decay)}
+    return {"decay": 1.0 if preset is None else PRESETS[preset.value].decay}
+
+
+def chat_budget(
+    cache: int | None,
+    sinks: int | None,
+    entropy: int | None,
+    recent: int | None,
+    *,
+    preset: PresetName | None = None,
+) -> "Budget":
+    """The parts of a cache of `--cache` tokens.
+
+    Raises:
+        SettingError: The parts that were given are not those of such a cache.
+    """
+    from pyllm.stream.settings import PRESETS, Budget
+
+    start = Budget() if preset is None else PRESETS[preset.value].budget
+    first = start.sinks if sinks is None else sinks
+    newest = start.recent if recent is None else recent
+    if entropy is None:
+        tokens = start.tokens if cache is None else cache
+        if first + newest > tokens:
+            raise SettingError(
+                f"a cache of {tokens:,} tokens cannot hold {first} sinks and {newest} recent tokens",
+                hint="give a larger --cache, or a smaller --sinks and --recent",
+            )
+        return Budget(first, tokens - first - newest, newest)
+    made = Budget(first, entropy, newest)
+    if cache is not None and made.tokens != cache:
+        raise SettingError(
+            f"`--cache {cache}` is not the {made.tokens:,} of sinks ({first}), entropy tokens ({entropy}) and recent"
+            f" ({newest})",
+            hint="leave out --cache or --entropy-tokens",
+        )
+    return made
+
+
+def check_top_p(top_p: float) -> None:
+    """Refuse a share that is none, before anything is loaded."""
+    if not 0.0 < top_p <= 1.0:
+        raise SettingError(f"top-p is {top_p}: it must be above 0 and at most 1")
 
 
 def check_policy(settings: "StreamSettings") -> None:
@@ -178,7 +312,7 @@ def check_policy(settings: "StreamSettings") -> None:
     finally:
         sys.path.pop(0)
     name = settings.policy
-    if name in POLICY_NAMES and name != "sirllm" and settings.decay != 1.0:
+    if name in POLICY_NAMES and name != "sirllm" and (settings.decay != 1.0 or settings.horizon_turns is not None):
         _logger.warning("`--decay` has no part in policy `%s`", name)
     if name in POLICY_NAMES and name not in SCORED_POLICIES and settings.span_after + settings.span_before:
         _logger.warning("spans have no part in policy `%s`, which gives tokens no scores", name)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pyllm.cli import _chat, _pipes, _stream_options, _streams
+from pyllm.cli import _pipes, _stream_options, _streams
 from pyllm.cli._console import QuietOption, VerboseOption, open_console
 
 RUN_EXAMPLES = """\b
@@ -27,28 +27,29 @@ def run_command(
     ] = None,
     *,
     model: _stream_options.ModelOption = "nano",
-    cache: Annotated[
-        int | None,
-        typer.Option(metavar="C", min=1, help="Most tokens in the cache. Default: 1024.", show_default=False),
-    ] = None,
+    cache: _stream_options.CacheOption = None,
     policy: _stream_options.PolicyOption = "sirllm",
     sinks: _stream_options.SinksOption = None,
     recent: _stream_options.RecentOption = None,
     decay: _stream_options.DecayOption = None,
+    horizon_turns: _stream_options.HorizonOption = None,
     span_after: _stream_options.SpanAfterOption = 0,
     span_before: _stream_options.SpanBeforeOption = 0,
-    evict_block: Annotated[
-        int, typer.Option(metavar="B", min=1, help="Tokens that an answer makes room for at once, in a full cache.")
-    ] = 32,
-    max_new_tokens: Annotated[int, typer.Option(metavar="N", min=1, help="Most tokens of an answer.")] = 256,
-    temperature: Annotated[float, typer.Option(metavar="T", min=0, help="0 always takes the likeliest token.")] = 0.0,
-    top_p: Annotated[float, typer.Option(metavar="P", help="Choose among the likeliest tokens of this share.")] = 1.0,
-    seed: Annotated[
-        int, typer.Option(metavar="N", min=0, max=2**64 - 1, help="Seed of answers and of policy `random`.")
-    ] = 0,
-    template: Annotated[
-        _chat.AnswerTemplate, typer.Option(help="auto: the model's chat template if it has one, else vicuna.")
-    ] = _chat.AnswerTemplate.AUTO,
+    evict_block: _stream_options.EvictBlockOption = 32,
+    batch: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Most conversations at work at the same time. Default: 8, or 32 on an accelerator.",
+            show_default=False,
+        ),
+    ] = None,
+    max_new_tokens: _stream_options.MaxNewTokensOption = 256,
+    temperature: _stream_options.TemperatureOption = 0.0,
+    top_p: _stream_options.TopPOption = 1.0,
+    seed: _stream_options.AnswerSeedOption = 0,
+    template: _stream_options.AnswerTemplateOption = _stream_options.AnswerTemplate.AUTO,
     run: Annotated[
         Path | None,
         typer.Option(
@@ -70,8 +71,8 @@ def run_command(
     Every user message is answered behind the model's own answers to those before it; assistant messages of the input
     are left out. Output: one row a user message with dialogue_id, turn, content, ended, answer_tokens, cache_tokens,
     kept (original positions that survived the turn's last eviction, null where there was none), evicted (tokens that
-    went), surprisal_mean_nats, surprisal_max_nats and tokens_per_second. Finished conversations are kept: a run that
-    was stopped goes on.
+    went), surprisal_mean_nats, surprisal_max_nats and tokens_per_second (of this answer, the others of the batch being
+    at work beside it). Finished conversations are kept: a run that was stopped goes on.
     """
     console = open_console(quiet=quiet, verbose=verbose)
     origin = _pipes.input_argument(dialogues)
@@ -79,7 +80,7 @@ def run_command(
     _pipes.ensure_writable(out)
     _pipes.ensure_distinct({"--out": out, "--report": report}, {"the input": origin})
     _pipes.ensure_writable(report, "--report")
-    budget = _chat.chat_budget(cache, sinks, None, recent)
+    budget = _stream_options.chat_budget(cache, sinks, None, recent)
 
     from pyllm.data.tables import read_table
     from pyllm.lm.sources import find_model
@@ -88,7 +89,7 @@ def run_command(
     settings = StreamSettings(
         policy=policy,
         budget=budget,
-        decay=1.0 if decay is None else decay,
+        **_stream_options.fading(decay, horizon_turns),
         span_after=span_after,
         span_before=span_before,
         seed=seed if policy == "random" else 0,
@@ -117,6 +118,7 @@ def run_command(
             folder / "answers.jsonl",
             identity=_streams.identity_of(source, loaded),
             source=_pipes.input_name(origin),
+            batch=batch or (8 if loaded.device.type == "cpu" else 32),
             progress=progress,
             check=_stop_without_reader,
         )

@@ -5,28 +5,32 @@ answers to those before; assistant messages of the row are left out, because thi
 message in front stands before everything and never leaves. Answers depend on the row and the settings alone: not on
 other rows, nor on their order.
 
-Each conversation is written down when its last answer is there (`pyllm.stream.lines`), under a digest of what it
+Each conversation is written down when its last answer is there (`pyllm.data.lines`), under a digest of what it
 holds. A run that was stopped, or one on a longer table, takes up what is there.
 """
 
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from pyllm.data.lines import open_lines
 from pyllm.errors import InputError, SettingError
 from pyllm.progress import Progress, no_progress
 from pyllm.provenance import canonical_json, sha256_hex
 from pyllm.stream.chat import Chat
 from pyllm.stream.dialogue import limit_warning
 from pyllm.stream.generation import Sampling, Voice
-from pyllm.stream.lines import open_lines
+from pyllm.stream.many import Job, Many
 from pyllm.stream.model import StreamModel
+from pyllm.stream.reading import Reads
 from pyllm.stream.settings import StreamSettings
 
 _log = logging.getLogger(__name__)
@@ -175,6 +179,7 @@ def answer_conversations(
     *,
     identity: Mapping[str, Any],
     source: str,
+    batch: int = 1,
     progress: Progress = no_progress,
     check: Callable[[], None] | None = None,
 ) -> Answers:
@@ -185,9 +190,11 @@ def answer_conversations(
         voice: How texts become tokens.
         conversations: What is asked.
         answering: How it is answered.
-        path: Answers, a line for each conversation, as they come; see `pyllm.stream.lines`.
+        path: Answers, a line for each conversation, as they come; see `pyllm.data.lines`.
         identity: What decides the answers beside the settings: digests of weights and tokenizer, the type.
         source: What messages call the table.
+        batch: Most conversations at work at the same time. Their answers are those of one after another, but for
+            rounding, which may decide between two tokens that are as good as equal.
         progress: Listens; the unit is turns.
         check: Called after every turn; whatever it raises ends the work.
 
@@ -200,25 +207,25 @@ def answer_conversations(
     if warning is not None:
         _log.warning("%s", warning)
     key = {"command": "stream run", **answering.as_dict(), "template": voice.template, **identity}
-    rows: list[dict[str, Any]] = []
     with open_lines(path, key) as lines:
         units = [conversation.digest for conversation in conversations]
         there = [len(each.questions) for each, unit in zip(conversations, units, strict=True) if unit in lines.done]
         progress.start("answering", sum(len(each.questions) for each in conversations), done=sum(there), unit="turns")
-        for number, (conversation, unit) in enumerate(zip(conversations, units, strict=True)):
-            if unit not in lines.done:
 
-                def turned(tokens: int) -> None:
-                    progress.advance(1, tokens=tokens)
-                    if check is not None:
-                        check()
+        def turned(tokens: int) -> None:
+            progress.advance(1, tokens=tokens)
+            if check is not None:
+                check()
 
-                try:
-                    found = _converse(model, voice, conversation, answering, turned)
-                except (InputError, SettingError) as error:
-                    raise InputError(f"{source}: row {number}: {error.message}", hint=error.hint) from error
-                lines.add(unit, found)
-            rows += [{"dialogue_id": conversation.dialogue_id, **row} for row in lines.done[unit]]
+        left = [number for number, unit in enumerate(units) if unit not in lines.done]
+        work = _Work(model, voice, conversations, answering, turned, batch)
+        for number, found in work.results(left, source):
+            lines.add(units[number], found)
+        rows = [
+            {"dialogue_id": conversation.dialogue_id, **row}
+            for conversation, unit in zip(conversations, units, strict=True)
+            for row in lines.done[unit]
+        ]
         progress.finish()
     named = pl.Series("dialogue_id", [row["dialogue_id"] for row in rows])
     typed = [pl.Series(name, [row[name] for row in rows], dtype=kind) for name, kind in ANSWER_COLUMNS.items()]
@@ -234,44 +241,93 @@ def answer_conversations(
     return Answers(pl.DataFrame([named, *typed]), report)
 
 
-def _converse(
-    model: StreamModel,
-    voice: Voice,
-    conversation: Conversation,
-    answering: Answering,
-    turned: Callable[[int], None],
-) -> list[dict[str, Any]]:
-    """The answers of one conversation, a row each."""
-    # Conversations that drew the same numbers would resemble each other.
-    own = int(sha256_hex(f"{answering.seed} {conversation.digest}")[:15], 16)
-    chat = Chat(
-        model,
-        answering.settings,
-        voice,
-        answering.sampling,
-        seed=own,
-        block=answering.block,
-        system=conversation.system,
-    )
-    rows = []
-    for turn, question in enumerate(conversation.questions):
-        started = time.perf_counter()
-        answer = chat.ask(question)
-        seconds = time.perf_counter() - started
-        trace = chat.dialogue.trace()
-        rows.append(
-            {
-                "turn": turn,
-                "content": answer.text,
-                "ended": answer.ended,
-                "answer_tokens": len(answer.token_ids),
-                "cache_tokens": answer.cache_tokens,
-                "kept": None if trace.kept is None else trace.kept.tolist(),
-                "evicted": trace.cache_tokens_before + len(trace.nats) - trace.cache_tokens_after,
-                "surprisal_mean_nats": float(trace.nats.mean()),
-                "surprisal_max_nats": float(trace.nats.max()),
-                "tokens_per_second": len(answer.token_ids) / seconds,
-            }
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """Conversations to answer.
+
+    Args:
+        model: The model.
+        voice: How texts become tokens.
+        conversations: All of them.
+        answering: How they are answered.
+        turned: Called after every turn with its tokens.
+        batch: Most at work at the same time.
+    """
+
+    model: StreamModel
+    voice: Voice
+    conversations: Sequence[Conversation]
+    answering: Answering
+    turned: Callable[[int], None]
+    batch: int
+
+    def results(self, numbers: Sequence[int], source: str) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+        """The answers of the conversations of these numbers, a row each, as they are done.
+
+        Args:
+            numbers: Which ones.
+            source: What messages call the table.
+        """
+        many = Many(self.model, rows=min(self.batch, max(1, len(numbers))))
+        waiting = iter(numbers)
+        at_work: dict[int, Job[list[dict[str, Any]]]] = {}
+        with closing(many):
+            while True:
+                for number in islice(waiting, self.batch - len(at_work)):
+                    with _named(source, number):
+                        chat = self._chat(self.conversations[number])
+                    at_work[number] = many.submit(chat.dialogue, self._conversing(chat, self.conversations[number]))
+                if not at_work:
+                    return
+                many.step()
+                for number in [number for number, job in at_work.items() if job.is_done]:
+                    with _named(source, number):
+                        found = at_work.pop(number).result()
+                    yield number, found
+
+    def _chat(self, conversation: Conversation) -> Chat:
+        # Conversations that drew the same numbers would resemble each other.
+        own = int(sha256_hex(f"{self.answering.seed} {conversation.digest}")[:15], 16)
+        return Chat(
+            self.model,
+            self.answering.settings,
+            self.voice,
+            self.answering.sampling,
+            seed=own,
+            block=self.answering.block,
+            system=conversation.system,
         )
-        turned(len(trace.nats))
-    return rows
+
+    def _conversing(self, chat: Chat, conversation: Conversation) -> Reads[list[dict[str, Any]]]:
+        """All turns of a conversation, a row each."""
+        rows = []
+        for turn, question in enumerate(conversation.questions):
+            started = time.perf_counter()
+            answer = yield from chat.asking(question)
+            seconds = time.perf_counter() - started
+            trace = chat.dialogue.trace()
+            rows.append(
+                {
+                    "turn": turn,
+                    "content": answer.text,
+                    "ended": answer.ended,
+                    "answer_tokens": len(answer.token_ids),
+                    "cache_tokens": answer.cache_tokens,
+                    "kept": None if trace.kept is None else trace.kept.tolist(),
+                    "evicted": trace.cache_tokens_before + len(trace.nats) - trace.cache_tokens_after,
+                    "surprisal_mean_nats": float(trace.nats.mean()),
+                    "surprisal_max_nats": float(trace.nats.max()),
+                    "tokens_per_second": len(answer.token_ids) / seconds,
+                }
+            )
+            self.turned(len(trace.nats))
+        return rows
+
+
+@contextmanager
+def _named(source: str, number: int) -> Iterator[None]:
+    """Say in which row something is wrong."""
+    try:
+        yield
+    except (InputError, SettingError) as error:
+        raise InputError(f"{source}: row {number}: {error.message}", hint=error.hint) from error

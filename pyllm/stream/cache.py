@@ -14,7 +14,7 @@ for the length before it.
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float, Int
@@ -23,15 +23,39 @@ from transformers.cache_utils import Cache, DummyLayer
 
 from pyllm.errors import SettingError
 from pyllm.stream.layers import Layer, WindowLayer
+from pyllm.stream.places import Places, Positions
 from pyllm.stream.rotation import Angles, RotationPlan
 
-Positions = Literal["cache", "rebase", "native-sliding"]
-"""Which positions the tokens that stay have.
+__all__ = ["BoundedCache", "DialogueCache", "Positions"]
 
-`cache`: their place in the cache, from 0 on (the paper's). `rebase`: those they were read at, until the model's limit
-is near; then all move to their place in the cache at once. `native-sliding`: as `cache`, but layers that look back on
-a window keep the last tokens as they came, whatever is evicted elsewhere.
-"""
+
+class DialogueCache(Protocol):
+    """What a dialogue asks of its cache between forward passes: one of its own, or a row of a pool."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens held."""
+
+    def keep(self, kept: Int[Tensor, " kept"]) -> None:
+        """Take every other token out; `kept` are the places of those that stay, ascending."""
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Take the newest tokens out again; how many, as a negative number."""
+
+    def reset(self) -> None:
+        """Forget everything."""
+
+    def keys_of_layers(self) -> list[Float[Tensor, "1 kv_heads cached head_dim"]]:
+        """Keys of the layers that remember, as the next forward pass will see them."""
+
+    def bytes_held(self) -> int:
+        """Memory of keys and values."""
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything to go on from to the bit, as tensors by name."""
+
+    def restore(self, state: Mapping[str, Tensor], device: torch.device) -> None:
+        """Take over what `state` gave, whichever kind of cache gave it."""
 
 
 class BoundedCache(Cache):
@@ -72,37 +96,31 @@ class BoundedCache(Cache):
             else:
                 layers.append(Layer(layer, capacity_tokens, is_sliding=False))
         super().__init__(layers=layers)
-        self._positions = positions
-        self._limit = limit_tokens
+        self._places = Places(positions, limit_tokens)
         self._longest_window = max((layer.window or 1) for layer in plan.layers) if native else 1
-        self._at = torch.empty(0, dtype=torch.int64)
-        """Present position of each token held."""
-        self._written_at = torch.empty(0, dtype=torch.int64)
-        """Position it was written at."""
         self._window_written_at = torch.empty(0, dtype=torch.int64)
         """The same of the last tokens that came, for the layers with a window."""
-        self._next = 0
 
     @property
     def tokens(self) -> int:
         """Tokens held."""
-        return len(self._at)
+        return self._places.tokens
 
     def start_at(self, position: int) -> None:
         """Give the first token of an empty cache another position than 0."""
-        self._next = position
+        self._places.next = position
 
     @torch.inference_mode()
     def place(self, count: int) -> Int[Tensor, "1 new"]:
         """Positions of the tokens of the next forward pass, which must follow."""
-        if self._positions == "rebase" and self._limit is not None and self._next + count > self._limit:
-            self._rebase()
-        new = torch.arange(self._next, self._next + count)
-        self._at = torch.cat([self._at, new])
-        self._written_at = torch.cat([self._written_at, new])
+        shifts = self._places.rebase(count)
+        if shifts is not None:
+            angles = Angles(shifts, self._device())
+            for layer in self._full_layers():
+                layer.turn_in_place(angles)
+        new = self._places.add(count)
         if self._longest_window > 1:
             self._window_written_at = torch.cat([self._window_written_at, new])[-(self._longest_window - 1) :]
-        self._next += count
         return new[None]
 
     @torch.inference_mode()
@@ -112,37 +130,21 @@ class BoundedCache(Cache):
         Args:
             kept: Places in the cache of the tokens that stay, ascending.
         """
-        kept = kept.to("cpu", torch.int64)
-        removed = self.tokens - len(kept)
-        if removed == 0:
+        move = self._places.keep(kept)
+        if move is None:
             return
-        gaps = (kept != torch.arange(len(kept))).nonzero()
-        first = int(gaps[0]) if len(gaps) else len(kept)
-        renumbered = self._positions != "rebase"
-        self._at = torch.arange(len(kept)) if renumbered else self._at[kept]
-        self._written_at = self._written_at[kept]
-        moved = kept[first:].to(self._device())
-        angles = Angles((self._at - self._written_at)[first:], self._device()) if renumbered else None
+        moved = move.moved.to(self._device())
+        angles = None if move.shifts is None else Angles(move.shifts, self._device())
         for layer in self._full_layers():
-            layer.gather(moved, first, angles)
-        if renumbered:
-            self._next = len(kept)
-            self._shift_windows()
+            layer.gather(moved, move.first, angles)
+        self._shift_windows()
 
     def _shift_windows(self) -> None:
         for layer in self.layers:
             if isinstance(layer, WindowLayer) and layer.is_initialized:
-                now = torch.arange(self._next - layer.held, self._next)
+                now = torch.arange(self._places.next - layer.held, self._places.next)
                 written = self._window_written_at[len(self._window_written_at) - layer.held :]
                 layer.shift(Angles(now - written, self._device()))
-
-    def _rebase(self) -> None:
-        """Move all tokens to their place in the cache."""
-        now = torch.arange(self.tokens)
-        angles = Angles(now - self._at, self._device())
-        for layer in self._full_layers():
-            layer.turn_in_place(angles)
-        self._at, self._written_at, self._next = now, now.clone(), self.tokens
 
     def _full_layers(self) -> list[Layer]:
         return [layer for layer in self.layers if isinstance(layer, Layer) and not layer.is_sliding]
@@ -158,15 +160,12 @@ class BoundedCache(Cache):
             tokens_to_remove: How many, as a negative number, as transformers has it.
         """
         super().crop(tokens_to_remove)
-        count = min(abs(tokens_to_remove), self.tokens)
-        if count:
-            self._next = int(self._at[-count])
-            self._at, self._written_at = self._at[:-count], self._written_at[:-count]
+        self._places.crop(tokens_to_remove)
 
     def reset(self) -> None:
         """Forget everything."""
         super().reset()  # type: ignore[no-untyped-call]
-        self._at, self._written_at, self._next = self._at[:0], self._written_at[:0], 0
+        self._places.reset()
         self._window_written_at = self._window_written_at[:0]
 
     def keys_of_layers(self) -> list[Float[Tensor, "1 kv_heads cached head_dim"]]:
@@ -179,24 +178,19 @@ class BoundedCache(Cache):
 
     def state(self) -> dict[str, Tensor]:
         """Everything to go on from to the bit, as tensors by name."""
-        named = {
-            "at": self._at,
-            "written_at": self._written_at,
-            "window_written_at": self._window_written_at,
-            "next": torch.tensor([self._next]),
-        }
+        named = {**self._places.state(), "window_written_at": self._window_written_at.clone()}
         for number, layer in enumerate(self.layers):
             if isinstance(layer, Layer):
                 named |= {f"layer.{number}.{name}": part for name, part in layer.state().items()}
                 if isinstance(layer, WindowLayer):
                     named[f"layer.{number}.seen"] = torch.tensor([layer.get_seq_length()])
-        return {name: part.clone() for name, part in named.items()}
+        return named
 
     @torch.inference_mode()
     def restore(self, state: Mapping[str, Tensor], device: torch.device) -> None:
         """Take over what `state` gave, in a cache made with the same settings."""
-        self._at, self._written_at = state["at"].clone(), state["written_at"].clone()
-        self._window_written_at, self._next = state["window_written_at"].clone(), int(state["next"])
+        self._places.restore(state)
+        self._window_written_at = state["window_written_at"].clone()
         for number, layer in enumerate(self.layers):
             if isinstance(layer, Layer):
                 start = f"layer.{number}."

@@ -20,10 +20,11 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
 
 from pyllm.errors import SettingError
-from pyllm.stream.cache import BoundedCache
+from pyllm.stream.cache import BoundedCache, DialogueCache
 from pyllm.stream.memory import Memory
 from pyllm.stream.model import StreamModel
 from pyllm.stream.policies import policy_of
+from pyllm.stream.reading import Forward, Reads, read_alone
 from pyllm.stream.settings import StreamSettings
 from pyllm.stream.surprisal import Prediction, TurnScores, takes_largest
 from pyllm.stream.watching import watching
@@ -75,12 +76,10 @@ class Dialogue:
         self.model = model
         self.settings = settings
         self.memory = Memory(settings, policy_of(settings))
-        self.cache = BoundedCache(
-            model.plan,
-            positions=settings.positions,
-            capacity_tokens=settings.budget.tokens if self.memory.evicts else 0,
-            limit_tokens=model.context_tokens,
-        )
+        self.cache: DialogueCache = self.new_cache()
+        """Its own, or a row of a pool while it reads beside others."""
+        self.part_tokens = model.forward_tokens
+        """Most tokens of one forward pass."""
         self._next: Prediction | None = None
         self._scores: TurnScores | None = None
         self._before = 0
@@ -89,10 +88,28 @@ class Dialogue:
         if self.memory.watches == "attention":
             model.watch()
 
+    def new_cache(self) -> BoundedCache:
+        """An empty cache of its own, as it begins with."""
+        settings = self.settings
+        return BoundedCache(
+            self.model.plan,
+            positions=settings.positions,
+            capacity_tokens=settings.budget.tokens if self.memory.evicts else 0,
+            limit_tokens=self.model.context_tokens,
+        )
+
     @property
     def logits(self) -> Float[Tensor, " vocab"] | None:
         """What the model predicts next, in float32; None before the first token."""
         return None if self._next is None else self._next.logits
+
+    @property
+    def likeliest(self) -> int | None:
+        """The token of the largest of these logits; None before the first token."""
+        if self._next is None:
+            return None
+        known = self._next.likeliest
+        return int(self._next.logits.argmax()) if known is None else known[0]
 
     def begin_turn(self) -> None:
         """Begin a turn; its decay waits until room for its first tokens has been made."""
@@ -130,6 +147,10 @@ class Dialogue:
             SettingError: No turn has begun, or pinned tokens leave no room.
             PrerequisiteError: The model gives no number for a token.
         """
+        return read_alone(self.feeding(ids, block=block), self.read)
+
+    def feeding(self, ids: Sequence[int], *, block: int = 1) -> Reads[Float[ndarray, " new"]]:
+        """`feed` as a piece of work whose forward passes are run by someone else."""
         if self._scores is None:
             raise SettingError("no turn has begun: call `begin_turn` first")
         if not len(ids):
@@ -141,8 +162,8 @@ class Dialogue:
             if self._fades:
                 self.memory.decay()
                 self._fades = False
-            for part in whole[start : start + length].split(self.model.forward_tokens):
-                self._read(part)
+            for part in whole[start : start + length].split(self.part_tokens):
+                self._take_in(part, (yield part))
             start += length
         self._check_budget()
         return self._scores.nats[first:]
@@ -159,9 +180,25 @@ class Dialogue:
             raise SettingError("tokens cannot be taken back with `native-sliding` positions", hint="use `cache`")
         if self.memory.evicts and self.cache.tokens + len(ids) > self.settings.budget.tokens:
             raise SettingError(f"{len(ids)} tokens do not fit behind {self.cache.tokens}", hint="call `reserve` first")
-        logits = self.model.read(torch.tensor(list(ids), dtype=torch.int64), self.cache)
+        logits = self.read(torch.tensor(list(ids), dtype=torch.int64)).logits
         self.cache.crop(-len(ids))
         return logits
+
+    def read(self, ids: Int[Tensor, " new"]) -> Forward:
+        """Run a forward pass of its own over tokens; the cache takes them in, and nothing else does.
+
+        Raises:
+            SettingError: It stands in a pool, which runs its passes.
+        """
+        cache = self.cache
+        if not isinstance(cache, BoundedCache):
+            raise SettingError("the dialogue reads beside others just now", hint="wait until its turn is done")
+        if self.memory.watches != "attention":
+            return Forward(self.model.read(ids, cache))
+        with watching(cache.tokens + len(ids)) as seen:
+            logits = self.model.read(ids, cache)
+        rows = seen.rows()
+        return Forward(logits, None if rows is None else rows[0].double().cpu().numpy())
 
     def trace(self) -> TurnTrace:
         """What the present turn did so far."""
@@ -211,32 +248,44 @@ class Dialogue:
             self.cache.keep(torch.from_numpy(kept))
         return gone
 
+    def switch(self, settings: StreamSettings) -> None:
+        """Let another rule decide from the next eviction on; what is held stays.
+
+        Args:
+            settings: The rule: policy, budget, decay, spans, ties and seed may be others than before.
+
+        Raises:
+            SettingError: There is no such policy, pinned tokens would leave no room, or something else would change.
+            PrerequisiteError: The policy watches attention, and the model's cannot be watched.
+        """
+        fixed = ("score", "first_token", "positions", "reference")
+        for name in fixed:
+            if getattr(settings, name) != getattr(self.settings, name):
+                raise SettingError(f"{name.replace('_', ' ')} cannot change within a dialogue")
+        policy = policy_of(settings)
+        if getattr(policy, "watches", "nothing") == "attention":
+            self.model.watch()
+        self.memory.switch(settings, policy)
+        self.settings = settings
+
     def _make_room(self, count: int, block: int) -> None:
         memory = self.memory
         if not memory.evicts:
             return
-        fits = memory.pieces(block)[0]
-        full = self.cache.tokens + count > self.settings.budget.tokens
-        kept = memory.make_room(max(count, fits) if full else count, self._key_similarity)
+        if self.cache.tokens + count <= self.settings.budget.tokens:
+            return
+        kept = memory.make_room(max(count, memory.pieces(block)[0]), self._key_similarity)
         if kept is not None:
             self.cache.keep(torch.from_numpy(kept))
             self._kept = memory.positions.copy()
 
-    def _read(self, ids: Int[Tensor, " new"]) -> None:
-        if self._scores is None:
-            return
+    def _take_in(self, ids: Int[Tensor, " new"], seen: Forward) -> None:
+        assert self._scores is not None
         place = f"turn {self.memory.turn + 1}"
-        on_device = ids.to(self.model.device)
-        if self.memory.watches == "attention":
-            with watching(self.cache.tokens + len(ids)) as seen:
-                logits = self.model.read(on_device, self.cache)
-            rows = seen.rows()
-            if rows is not None:
-                self.memory.observe(rows.double().cpu().numpy())
-        else:
-            logits = self.model.read(on_device, self.cache)
+        if seen.attention is not None:
+            self.memory.observe(seen.attention)
         begun = len(self._scores.nats) > 0
-        nats, self._next = self._scores.add(on_device, logits, self._next, place)
+        nats, self._next = self._scores.add(ids.to(seen.logits.device), seen.logits, self._next, place, seen.after)
         self.memory.append(nats)
         if begun and self._scores.first_takes_largest:
             self.memory.rescore(self.memory.seen - len(self._scores.nats), float(self._scores.nats[0]))

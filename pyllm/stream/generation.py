@@ -20,6 +20,7 @@ from pyllm.errors import InputError, PrerequisiteError, SettingError
 from pyllm.provenance import sha256_hex
 from pyllm.stream.dialogue import Dialogue
 from pyllm.stream.model import StreamModel
+from pyllm.stream.reading import Reads
 
 AnswerTemplate = Literal["auto", "chat", "vicuna"]
 """How questions and answers are written; `auto` is `chat` where the tokenizer has a template, else `vicuna`."""
@@ -102,14 +103,49 @@ def generate(
     for _ in range(sampling.max_new_tokens):
         if stopped():
             return
-        logits = dialogue.logits
-        if logits is None:
-            raise SettingError("nothing was read that could be answered")
-        token = choose(logits, sampling, generator)
+        token = _next_token(dialogue, sampling, generator)
         dialogue.feed([token], block=block)
         yield token
         if token in end_ids:
             return
+
+
+def generating(
+    dialogue: Dialogue,
+    sampling: Sampling,
+    generator: torch.Generator,
+    take: Callable[[int], object],
+    *,
+    end_ids: frozenset[int],
+    block: int = 32,
+    stopped: Callable[[], bool] = lambda: False,
+) -> Reads[None]:
+    """`generate` as a piece of work whose forward passes are run by someone else.
+
+    Args:
+        dialogue: See `generate`.
+        sampling: See `generate`.
+        generator: See `generate`.
+        take: Given each token when it was fed.
+        end_ids: See `generate`.
+        block: See `generate`.
+        stopped: See `generate`.
+    """
+    for _ in range(sampling.max_new_tokens):
+        if stopped():
+            return
+        token = _next_token(dialogue, sampling, generator)
+        yield from dialogue.feeding([token], block=block)
+        take(token)
+        if token in end_ids:
+            return
+
+
+def _next_token(dialogue: Dialogue, sampling: Sampling, generator: torch.Generator) -> int:
+    logits, likeliest = dialogue.logits, dialogue.likeliest if sampling.temperature == 0.0 else None
+    if logits is None:
+        raise SettingError("nothing was read that could be answered")
+    return choose(logits, sampling, generator) if likeliest is None else likeliest
 
 
 class TextDecoder:
@@ -144,6 +180,20 @@ class TextDecoder:
 
     def _fresh(self) -> str:
         return self._decode(self._last + self._new)[len(self._decode(self._last)) :]
+
+
+def texts_of(decode: Callable[[Sequence[int]], str], ids: Sequence[int]) -> list[str]:
+    """The text that each token adds: none where it ends within a character, which the last of its tokens has whole.
+
+    Args:
+        decode: Ids to text, special tokens by their names.
+        ids: Tokens that stand behind each other.
+    """
+    decoder = TextDecoder(decode)
+    texts = [decoder.add(token) for token in ids]
+    if texts:
+        texts[-1] += decoder.rest()
+    return texts
 
 
 class Voice:
@@ -214,6 +264,32 @@ class Voice:
             raise InputError(f"the chat template refuses the question: {made.reason}")
         return self._checked(made.ids)
 
+    def answer(self, question: str, text: str) -> list[int]:
+        """An answer that someone else gave to a question, without what ends it.
+
+        Args:
+            question: The question that it stands behind.
+            text: The answer.
+        """
+        if self._framing is not None:
+            return self._checked(
+                self._written(self._framing.zero_shot_prefix() + self.question(question), question, text)
+            )
+        if not text:
+            return []
+        # The space belongs to the answer, and the answer's tokens begin where those of the question end.
+        before = f"USER: {question}\n\nASSISTANT:"
+        return self._checked(self._plain(f"{before} {text}")[len(self._plain(before)) :])
+
+    def _written(self, before: list[int], question: str, text: str) -> list[int]:
+        """What the chat template writes of an answer, or the answer alone where that cannot be told."""
+        said = [{"role": "user", "content": question}, {"role": "assistant", "content": text}]
+        whole = list(self._tokenizer.apply_chat_template(said, tokenize=True, return_dict=True)["input_ids"])
+        end = len(whole) - len(self.closing)
+        if whole[: len(before)] == before and whole[end:] == self.closing and end >= len(before):
+            return whole[len(before) : end]
+        return self._plain(text)
+
     def ending(self, last: int) -> list[int]:
         """What is missing behind an answer whose last token was this one.
 
@@ -231,6 +307,10 @@ class Voice:
     def names(self, ids: Sequence[int]) -> list[str]:
         """Text of each token alone, special ones by their names."""
         return [str(self._tokenizer.decode([each])) for each in ids]
+
+    def texts(self, ids: Sequence[int]) -> list[str]:
+        """The text that each token adds to those before it; see `texts_of`."""
+        return texts_of(lambda some: str(self._tokenizer.decode(list(some))), ids)
 
     def _plain(self, text: str) -> list[int]:
         return list(self._tokenizer([text], add_special_tokens=False)["input_ids"][0])

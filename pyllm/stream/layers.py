@@ -50,12 +50,14 @@ class Layer(CacheLayerMixin):
             written = self._written[number]
             if written is not None:
                 written[:, :, self._length : end] = new
-        self._set_length(end)
-        return self._buffers[0][:, :, :end], self._buffers[1][:, :, :end]
+        return self._set_length(end)
 
-    def _set_length(self, length: int) -> None:
+    def _set_length(self, length: int) -> tuple[Tensor, Tensor]:
+        """Count so many tokens as held; their keys and values."""
         self._length = length
-        self.keys, self.values = (buffer[:, :, :length] for buffer in self._buffers)
+        keys, values = self._buffers
+        self.keys, self.values = held = keys[:, :, :length], values[:, :, :length]
+        return held
 
     def _grow(self, tokens: int) -> None:
         if tokens <= self._buffers[0].shape[2]:

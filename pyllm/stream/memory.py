@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 
 from pyllm.errors import SettingError
+from pyllm.stream.horizon import ScoreHistory
 from pyllm.stream.selection import SpanSources, highest, within_budget
 from pyllm.stream.settings import Budget, StreamSettings
 
@@ -109,6 +110,25 @@ class Candidates:
         return within_budget(self.choose(scores), self.held, self.room)
 
 
+@dataclass(frozen=True, slots=True)
+class Departure:
+    """Tokens that went at once, and what they were worth to who decided it.
+
+    Args:
+        positions: Their original positions, ascending.
+        scores: What ranked each of them then, spans included; None where the policy ranks by no score.
+        cut: The lowest score that stayed for its score; None where none did.
+        in_nats: Whether the scores are decayed nats, and not a policy's own measure.
+        coming: Tokens that room was made for; 0 where these were forgotten on command.
+    """
+
+    positions: Int[ndarray, " removed"]
+    scores: Float[ndarray, " removed"] | None
+    cut: float | None
+    in_nats: bool
+    coming: int
+
+
 @dataclass
 class Memory:
     """The bookkeeping of one dialogue.
@@ -126,12 +146,19 @@ class Memory:
     decayed: Float[ndarray, " cached"] = field(default_factory=lambda: np.empty(0))
     pinned: Bool[ndarray, " cached"] = field(default_factory=lambda: np.empty(0, bool))
     attention: Attention = field(default_factory=lambda: Attention(np.empty(0), np.empty((0, 0))))
+    history: ScoreHistory = field(default_factory=ScoreHistory)
     sources: SpanSources = field(init=False)
     seen: int = 0
     turn: int = -1
     evictions: int = 0
     log_decay: float = 0.0
+    ratio: float = 1.0
+    """The factor on every score when it last faded."""
+    departures: list[Departure] = field(default_factory=list)
+    """Who went since the present turn began, in order."""
     _sources_fade: bool = False
+    _ranking: tuple[Float[ndarray, " cached"], Int[ndarray, " chosen"], bool] | None = None
+    """What the last choice went by, what it chose, and whether by decayed scores."""
 
     def __post_init__(self) -> None:
         self.sources = SpanSources(self.settings.span_after, self.settings.span_before)
@@ -158,11 +185,22 @@ class Memory:
 
     def begin_turn(self) -> None:
         """Count a turn. Its decay is applied by `decay`, when room for its first tokens has been made."""
+        if self.turn >= 0:
+            self.history.end_turn()
         self.turn += 1
+        self.departures.clear()
+
+    def share_beyond(self, turns: int) -> float:
+        """Share of the cached tokens that were read more than so many turns ago, sinks left out; 0 of none."""
+        others = self.positions >= self.settings.budget.sinks
+        beyond = others & (self.turn - self.turns > turns)
+        return int(np.count_nonzero(beyond)) / max(1, int(np.count_nonzero(others)))
 
     def decay(self) -> None:
         """Let every score fade by one turn."""
-        ratio = self.settings.decay
+        horizon = self.settings.horizon_turns
+        ratio = self.settings.decay if horizon is None else self.history.ratio(horizon, self.settings.budget)
+        self.ratio = ratio
         if ratio == 1.0:
             return
         if self.settings.reference:
@@ -211,14 +249,16 @@ class Memory:
         budget = self.settings.budget
         if not self.evicts or len(self.positions) + count <= budget.tokens:
             return None
+        self._ranking = None
         kept = np.asarray(self.policy.keep(self._candidates(count, key_similarity)))
         self._check(kept, budget.tokens - count)
-        self._forget(kept)
+        self._forget(kept, count)
         return kept
 
     def forget(self, kept: Int[ndarray, " kept"]) -> None:
         """Forget all tokens but these, given by their places in the cache, ascending."""
-        self._forget(kept)
+        self._ranking = self.decayed, np.empty(0, np.int64), True
+        self._forget(kept, 0)
 
     def _candidates(self, count: int, key_similarity: Callable[[], Float[ndarray, " cached"]]) -> Candidates:
         tokens = Candidates(
@@ -241,7 +281,9 @@ class Memory:
         self._sources_fade = scores is self.decayed
         spread = self.sources.spread(scores)
         own = scores if self.sources.widens else None
-        return highest(spread, count, newer_first=self.settings.newer_first, own=own)
+        chosen = highest(spread, count, newer_first=self.settings.newer_first, own=own)
+        self._ranking = spread, chosen, self._sources_fade
+        return chosen
 
     def _check(self, kept: ndarray, room: int) -> None:
         name = self.settings.policy
@@ -252,13 +294,47 @@ class Memory:
         if len(kept) > room and not self.overflows:
             raise SettingError(f"policy `{name}` keeps {len(kept):,} tokens where {room:,} may stay")
 
-    def _forget(self, kept: Int[ndarray, " kept"]) -> None:
+    def _forget(self, kept: Int[ndarray, " kept"], coming: int) -> None:
+        self.departures.append(self._departure(kept, coming))
         self.positions, self.turns = self.positions[kept], self.turns[kept]
         self.nats, self.decayed, self.pinned = self.nats[kept], self.decayed[kept], self.pinned[kept]
         if self.watches == "attention":
             self.attention = Attention(self.attention.total[kept], self.attention.window[:, kept])
         self.sources.keep(kept, self.positions, self.seen)
         self.evictions += 1
+
+    def _departure(self, kept: Int[ndarray, " kept"], coming: int) -> Departure:
+        goes = np.ones(len(self.positions), bool)
+        goes[kept] = False
+        if self._ranking is None:
+            return Departure(self.positions[goes], None, None, False, coming)
+        by, chosen, in_nats = self._ranking
+        scores, cut = by[goes], by[chosen].min(initial=np.inf)
+        if in_nats and not self.settings.reference:
+            scores, cut = np.exp(scores + self.log_decay), np.exp(cut + self.log_decay)
+        return Departure(self.positions[goes], scores, float(cut) if len(chosen) else None, in_nats, coming)
+
+    def switch(self, settings: StreamSettings, policy: Policy) -> None:
+        """Let another rule decide from now on. What is held stays, with the scores it has.
+
+        Raises:
+            SettingError: The pinned tokens would leave no room, or scores would have to be kept in another form.
+        """
+        if settings.reference != self.settings.reference:
+            raise SettingError("`--compat reference` is for a whole dialogue", hint="begin another one")
+        before = self.settings, self.policy
+        self.settings, self.policy = settings, policy
+        try:
+            self.pieces(1)
+        except SettingError:
+            self.settings, self.policy = before
+            raise
+        if (settings.span_after, settings.span_before) != (self.sources.after, self.sources.before):
+            self.sources = SpanSources.around(self.positions, self.seen, settings.span_after, settings.span_before)
+        watched = len(self.positions) if self.watches == "attention" else 0
+        if watched != len(self.attention.total):
+            # What was not watched from the beginning counts from here on.
+            self.attention = Attention(np.zeros(watched), np.zeros((0, watched)))
 
     def append(self, nats: Float[ndarray, " new"]) -> None:
         """Take in tokens that were read, with their scores."""
@@ -269,12 +345,14 @@ class Memory:
         self.decayed = np.concatenate([self.decayed, self._fresh(nats)])
         self.pinned = np.concatenate([self.pinned, np.zeros(count, bool)])
         self.sources.append(count)
+        self.history.add(nats)
         self.seen += count
 
     def rescore(self, position: int, nats: float) -> None:
         """Correct the score of a token of the present turn, if it is still there."""
         place = int(np.searchsorted(self.positions, position))
         if place < len(self.positions) and self.positions[place] == position:
+            self.history.correct(self.nats[place], nats)
             self.nats[place] = nats
             self.decayed[place] = self._fresh(np.array([nats]))[0]
 
@@ -308,6 +386,7 @@ class Memory:
             "counters": numbers,
             "log_decay": np.array([self.log_decay]),
             **self.sources.state(),
+            **self.history.state(),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -319,3 +398,4 @@ class Memory:
         self._sources_fade = bool(fade)
         self.log_decay = float(state["log_decay"][0])
         self.sources.restore(state)
+        self.history.restore(state)

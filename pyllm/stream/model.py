@@ -5,7 +5,7 @@ all at once. What this module does not understand is refused there and never str
 """
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float, Int
@@ -25,7 +25,7 @@ _LOGIT_CELLS = 1 << 24
 """Logits held at once: 64 MiB of float32."""
 _LEAST_TOKENS, _MOST_TOKENS = 16, 512
 _TRIED_TOKENS, _TRIED_BEHIND, _TRIED_SHIFT = 12, 4, 7
-_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}
+_TOLERANCES = {torch.float32: 1e-3, torch.float64: 1e-3}
 _TOLERANCE_16_BIT = 0.25
 """Of the logits' standard deviation. A key at the wrong place is off by half of it and more."""
 
@@ -47,11 +47,11 @@ class StreamModel:
     plan: RotationPlan
     context_tokens: int | None
     forward_tokens: int
+    device: torch.device = field(init=False)
+    """Where the model is; to ask the model itself takes longer than all else that a token needs beside its pass."""
 
-    @property
-    def device(self) -> torch.device:
-        """Where the model is."""
-        return self.model.device
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "device", self.model.device)
 
     @torch.inference_mode()
     def read(self, ids: Int[Tensor, " new"], cache: BoundedCache) -> Float[Tensor, "new vocab"]:
@@ -71,16 +71,16 @@ class StreamModel:
         """
         if self.model.config._attn_implementation == WATCHED_ATTENTION:
             return
-        ids = _random_ids(self.model)
+        ids = random_ids(self.model)
         own = _whole(self.model, ids)
         before = self.model.config._attn_implementation
         try:
             self.model.set_attn_implementation(WATCHED_ATTENTION)
             with watching(len(ids)) as seen:
-                worst = _difference(_whole(self.model, ids), own)
+                worst = difference_of_logits(_whole(self.model, ids), own)
         except (ValueError, TypeError, RuntimeError):
             worst, seen = float("inf"), None
-        if seen is None or not seen.layers or not worst <= _tolerance(self.model):
+        if seen is None or not seen.layers or not worst <= tolerance(self.model):
             self.model.set_attn_implementation(before)
             reason = "it does more than weigh keys and values"
             if seen is not None and not seen.layers:
@@ -143,7 +143,7 @@ def _try(made: StreamModel) -> None:
     Raises:
         PrerequisiteError: They differ by more than rounding.
     """
-    ids = _random_ids(made.model)
+    ids = random_ids(made.model)
     shift = _TRIED_SHIFT
     if made.context_tokens is not None:
         shift = max(0, min(shift, made.context_tokens - _TRIED_TOKENS))
@@ -151,8 +151,8 @@ def _try(made: StreamModel) -> None:
     cache.start_at(shift)
     made.read(ids[:_TRIED_TOKENS], cache)
     got = made.read(ids[_TRIED_TOKENS:], cache)
-    worst = _difference(got, _whole(made.model, ids)[_TRIED_TOKENS:])
-    if not worst <= _tolerance(made.model):
+    worst = difference_of_logits(got, _whole(made.model, ids)[_TRIED_TOKENS:])
+    if not worst <= tolerance(made.model):
         raise PrerequisiteError(
             f"model `{made.name}` cannot be streamed: after its keys were moved, a logit is {worst:.3g} of their"
             " standard deviation off the model's own",
@@ -161,7 +161,8 @@ def _try(made: StreamModel) -> None:
     _log.debug("rotation: error %.2g of the keys, %.2g of the logits", made.plan.error, worst)
 
 
-def _random_ids(model: PreTrainedModel) -> Int[Tensor, " fed"]:
+def random_ids(model: PreTrainedModel) -> Int[Tensor, " fed"]:
+    """The tokens that a model is tried with."""
     generator = torch.Generator().manual_seed(1)
     vocabulary = int(model.config.get_text_config().vocab_size)
     count = _TRIED_TOKENS + _TRIED_BEHIND
@@ -174,9 +175,15 @@ def _whole(model: PreTrainedModel, ids: Int[Tensor, " fed"]) -> Float[Tensor, "f
     return logits
 
 
-def _difference(got: Float[Tensor, "fed vocab"], expected: Float[Tensor, "fed vocab"]) -> float:
-    return float((got - expected).abs().max() / expected.std())
+def difference_of_logits(
+    got: Float[Tensor, "fed vocab"],
+    expected: Float[Tensor, "fed vocab"],
+    scale: Float[Tensor, "some vocab"] | None = None,
+) -> float:
+    """How far the worst logit is off, in standard deviations of the expected ones, or of others."""
+    return float((got - expected).abs().max() / (expected if scale is None else scale).std())
 
 
-def _tolerance(model: PreTrainedModel) -> float:
-    return _TOLERANCE.get(model.dtype, _TOLERANCE_16_BIT)
+def tolerance(model: PreTrainedModel) -> float:
+    """How far a logit of a trial may be off, in standard deviations: rounding of the model's type."""
+    return _TOLERANCES.get(model.dtype, _TOLERANCE_16_BIT)

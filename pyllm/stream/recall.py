@@ -27,11 +27,11 @@ import polars as pl
 import torch
 
 from pyllm.data.framing import Tokenizer
+from pyllm.data.lines import open_lines
 from pyllm.errors import SettingError
 from pyllm.progress import Progress, no_progress
 from pyllm.stats.bootstrap import paired_bootstrap
 from pyllm.stream.dialogue import Dialogue, limit_warning
-from pyllm.stream.lines import open_lines
 from pyllm.stream.model import StreamModel
 from pyllm.stream.recall_task import Question, RecallDialogue, recall_dialogue
 from pyllm.stream.replay import dialogue_fits
@@ -180,7 +180,7 @@ def measure_recall(
         model: The model.
         tokenizer: Its tokenizer.
         settings: What to measure.
-        path: Results, a line each, as they come; see `pyllm.stream.lines`.
+        path: Results, a line each, as they come; see `pyllm.data.lines`.
         identity: What decides the numbers beside the settings: digests of weights and tokenizer, the type.
         decode: Text of token ids, without special tokens.
         progress: Listens; the unit is arms of a dialogue.

@@ -69,12 +69,17 @@ def replay(
         dialogues.setdefault(turn.dialogue_id, []).append(place)
     traces: list[TurnTrace | None] = [None] * len(turns)
     evictions, longest = 0, 0
+    ratios: list[float] = []
+    beyond: list[float] = []
     progress.start("replaying", len(turns), unit="turns")
     for places in dialogues.values():
         dialogue = Dialogue(model, settings)
         for place in sorted(places, key=lambda place: turns[place].number):
             traces[place] = dialogue.read_turn(turns[place].token_ids)
             progress.advance(1, tokens=len(turns[place].token_ids))
+            if settings.horizon_turns is not None and dialogue.memory.evictions:
+                ratios.append(dialogue.memory.ratio)
+                beyond.append(dialogue.memory.share_beyond(settings.horizon_turns))
             if check is not None:
                 check()
         evictions += dialogue.memory.evictions
@@ -86,13 +91,16 @@ def replay(
     seconds = time.perf_counter() - started
     _log.info("replayed %d turns of %d dialogues, %d tokens, %.1f s", len(turns), len(dialogues), tokens, seconds)
     done = [trace for trace in traces if trace is not None]
-    report = {
+    report: dict[str, Any] = {
         "dialogues": len(dialogues),
         "turns": len(turns),
         "tokens": tokens,
         "evictions": evictions,
         "most_cache_tokens": max((trace.cache_tokens_after for trace in done), default=0),
     }
+    if ratios:
+        # Over the turns behind a first eviction: how fast scores faded, and the share of the cache beyond the horizon.
+        report |= {"mean_decay_ratio": sum(ratios) / len(ratios), "share_beyond_horizon": sum(beyond) / len(beyond)}
     return Replay(_table(turns, done), report)
 
 

@@ -73,6 +73,26 @@ class SpanSources:
         self._cached: Int[ndarray, " cached"] = np.empty(0, np.int64)
         """Place among the sources of each cached token."""
 
+    @classmethod
+    def around(cls, positions: Int[ndarray, " cached"], seen: int, after: int, before: int) -> "SpanSources":
+        """Sources of a dialogue that is under way: what is gone already has no score.
+
+        Args:
+            positions: Original positions of the cached tokens, ascending.
+            seen: Tokens ever read.
+            after: How many tokens a source takes along behind it.
+            before: How many in front of it.
+        """
+        made = cls(after, before)
+        if made.widens:
+            windows = (positions[:, None] + np.arange(-after, before + 1)).ravel()
+            # The last ones are in reach of what comes next.
+            reached = np.unique(np.concatenate([windows, np.arange(seen - after, seen)]))
+            reached = reached[(reached >= 0) & (reached < seen)]
+            made.values = np.full(len(reached), -np.inf)
+            made._cached = np.searchsorted(reached, positions)
+        return made
+
     @property
     def widens(self) -> bool:
         """Whether a source reaches anything but itself."""

@@ -24,17 +24,17 @@ from typing import Any
 
 import safetensors.torch
 
-from pyllm.data.sealed import read_sealed, write_sealed
+from pyllm.data.sealed import write_sealed
 from pyllm.data.tables import write_bytes_atomically
 from pyllm.errors import InputError, PrerequisiteError, SettingError, reason_of
 from pyllm.lm.sources import ModelSource
 from pyllm.provenance import canonical_json, differences, package_version, sha256_hex
 from pyllm.stream.dialogue import Dialogue
+from pyllm.stream.log import FORMAT, LOG, METADATA, read_log, read_metadata, read_whole
 from pyllm.stream.model import StreamModel
 from pyllm.stream.settings import StreamSettings
 
-FORMAT = 1
-METADATA, LOG, LOCK = "session.json", "turns.jsonl", "lock"
+LOCK = "lock"
 _STATES = "state-*.safetensors"
 
 
@@ -132,23 +132,17 @@ class Session:
                 )
 
     def _open(self) -> None:
-        metadata = read_sealed(self.folder / METADATA)
-        if metadata.get("format") != FORMAT:
-            raise InputError(
-                f"session `{self.folder}` has format {metadata.get('format')}, and this version reads {FORMAT}"
-            )
+        metadata = read_metadata(self.folder)
         differing = differences(metadata["facts"], self._facts)
         if differing:
             raise SettingError(
                 f"session `{self.folder}` was made with something else: {'; '.join(differing)}",
                 hint="give what it was made with, or use another folder",
             )
-        log = metadata["log"]
-        data = _read(self.folder / LOG)[: log["bytes"]]
-        if len(data) != log["bytes"] or sha256_hex(data) != log["sha256"]:
-            raise InputError(f"{self.folder / LOG} was changed: its SHA-256 is not the recorded one")
-        self.records = [json.loads(line) for line in data.splitlines()]
-        self._count, self._log_bytes, self._log_digest = len(self.records), len(data), hashlib.sha256(data)
+        log = read_log(self.folder, metadata)
+        self.records = log.records()
+        self._count, self._log_bytes = len(self.records), len(log.data)
+        self._log_digest = hashlib.sha256(log.data)
         self._state = metadata["state"]
 
     def restore(self, dialogue: Dialogue) -> None:
@@ -160,7 +154,7 @@ class Session:
         if self._state is None:
             raise InputError(f"session `{self.folder}` holds nothing yet")
         path = self.folder / self._state["file"]
-        data = _read(path)
+        data = read_whole(path)
         if len(data) != self._state["bytes"] or sha256_hex(data) != self._state["sha256"]:
             raise InputError(f"{path} was changed: its SHA-256 is not the recorded one")
         dialogue.restore(safetensors.torch.load(data))
@@ -221,10 +215,3 @@ class Session:
                     path.unlink()
                 except OSError as error:
                     raise PrerequisiteError(f"cannot remove {path}: {reason_of(error)}") from error
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {reason_of(error)}") from error

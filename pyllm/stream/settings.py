@@ -1,5 +1,6 @@
 """How a dialogue is remembered: the budget, the policy, and the paper's settings by name."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -15,6 +16,10 @@ Ties = Literal["newer", "older"]
 
 PIECE_TOKENS = 64
 """A turn longer than the room it can have is read in pieces of this many tokens, each making room for itself."""
+
+
+DEFAULT_HORIZON_TURNS = 20
+"""How many turns back a decay that follows from a horizon remembers, where nothing else is said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +80,8 @@ class StreamSettings:
         score: What a token is worth to `sirllm`, and what is reported of every token.
         first_token: How a turn's first token is scored; `as-published` always takes the turn's largest score.
         decay: Factor on every score once a turn, for `sirllm`.
+        horizon_turns: How many turns back to remember: the factor then follows from what was read, turn by turn (see
+            `pyllm.stream.horizon`). None leaves it as it is.
         span_after: A token counts as much as any of this many tokens before it: a source takes those after it along.
         span_before: The same the other way: a source takes tokens before it along, as far as they were read.
         ties: Which of two equal tokens stays; None is `newer`, or `older` under `reference`.
@@ -92,6 +99,7 @@ class StreamSettings:
     score: Score = "surprisal"
     first_token: FirstToken = "carried"
     decay: float = 1.0
+    horizon_turns: int | None = None
     span_after: int = 0
     span_before: int = 0
     ties: Ties | None = None
@@ -102,6 +110,11 @@ class StreamSettings:
     def __post_init__(self) -> None:
         if not 0.0 <= self.decay <= 1.0:
             raise SettingError(f"decay is {self.decay}: it must be from 0 to 1")
+        if self.horizon_turns is not None:
+            if self.horizon_turns < 1:
+                raise SettingError(f"horizon turns is {self.horizon_turns}: it must be 1 or more")
+            if self.decay != 1.0:
+                raise SettingError(f"decay is {self.decay}, and a horizon of {self.horizon_turns} turns decides it too")
         for name, value in (("span after", self.span_after), ("span before", self.span_before)):
             if value < 0:
                 raise SettingError(f"{name} is {value}: it must be 0 or more")
@@ -112,8 +125,16 @@ class StreamSettings:
         return self.ties == "newer" if self.ties is not None else not self.reference
 
     def as_dict(self) -> dict[str, Any]:
-        """The settings as JSON holds them."""
-        return asdict(self)
+        """The settings as JSON holds them; a horizon is named where there is one."""
+        made = asdict(self)
+        if self.horizon_turns is None:
+            del made["horizon_turns"]  # as older sessions have it
+        return made
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "StreamSettings":
+        """The settings that `as_dict` gave."""
+        return cls(**{**values, "budget": Budget(**values["budget"])})
 
 
 @dataclass(frozen=True, slots=True)

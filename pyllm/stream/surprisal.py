@@ -6,6 +6,7 @@ log-sum-exp less one logit, in float32, a forward pass at a time: no table of tu
 turn. Source: SirLLM, arXiv 2405.12528, equation 1, and its code; `docs/methods/sirllm.md` has the difference.
 """
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -35,10 +36,30 @@ class Prediction:
     Args:
         logits: In float32.
         log_sum: Their log-sum-exp.
+        likeliest: The token of the largest, and that logit, where they are known already.
     """
 
     logits: Float[Tensor, " vocab"]
     log_sum: Float[Tensor, ""]
+    likeliest: tuple[int, Float[Tensor, ""]] | None = None
+
+    def negative_log_of(self, token: int) -> Float[Tensor, ""]:
+        """-log p of a token."""
+        if self.likeliest is not None and self.likeliest[0] == token:
+            return self.log_sum - self.likeliest[1]
+        return self.log_sum - self.logits[token].to(self.log_sum.device)
+
+
+def predictions(logits: Float[Tensor, "rows vocab"]) -> list[Prediction]:
+    """Predictions of many rows at once; their numbers come to the CPU together."""
+    log_sums, tokens = logits.logsumexp(-1), logits.argmax(-1)
+    largest = logits.gather(1, tokens[:, None])[:, 0]
+    sums, values = torch.stack([log_sums, largest]).cpu().unbind()
+    likeliest = zip(tokens.tolist(), values.unbind(), strict=True)
+    return [
+        Prediction(row, log_sum, best)
+        for row, log_sum, best in zip(logits.unbind(), sums.unbind(), likeliest, strict=True)
+    ]
 
 
 @dataclass
@@ -64,6 +85,7 @@ class TurnScores:
         logits: Float[Tensor, "new vocab"],
         before: Prediction | None,
         place: str,
+        after: Prediction | None = None,
     ) -> tuple[Float[ndarray, " new"], Prediction]:
         """Score the tokens of a forward pass.
 
@@ -72,6 +94,7 @@ class TurnScores:
             logits: What the model predicts behind each, in float32.
             before: What it predicted behind the token before the first of them; None where nothing stood before.
             place: Where they are, for messages.
+            after: What it predicts behind the last of them, where that is known already.
 
         Returns:
             Their scores, and what is predicted behind the last of them.
@@ -79,24 +102,25 @@ class TurnScores:
         Raises:
             PrerequisiteError: A score is no number.
         """
-        log_sums = logits.logsumexp(-1)
-        # Copies of one row: views would keep the whole table.
-        after = Prediction(logits[-1].clone(), log_sums[-1].clone())
+        if after is None:
+            # A copy of one row: a view would keep the whole table.
+            last = logits[-1].clone() if len(ids) > 1 else logits[0]
+            after = Prediction(last, last.logsumexp(-1))
         if self.score == "as-published":
-            own = _numbers(negative_log(logits, ids, log_sums), place)
+            own = _numbers(negative_log(logits, ids, logits.logsumexp(-1)), place)
             self._largest = max(self._largest, float(own.max()))
             fresh = np.concatenate([[self._next], own[:-1]])
             self._next = float(own[-1])
             known = own[:0]
         else:
-            is_first = not len(self.nats)
-            within = negative_log(logits[:-1], ids[1:], log_sums[:-1])
-            if before is None or (is_first and self.first_takes_largest):
-                known = _numbers(within, place)
+            known = np.empty(0)
+            if len(ids) > 1:
+                known = _numbers(negative_log(logits[:-1], ids[1:], logits[:-1].logsumexp(-1)), place)
+            if before is None or (not len(self.nats) and self.first_takes_largest):
                 fresh = np.concatenate([[0.0], known])
             else:
-                first = before.log_sum - before.logits[ids[0]]
-                known = fresh = _numbers(torch.cat([first[None], within]), place)
+                first = _number(float(before.negative_log_of(int(ids[0]))), place)
+                known = fresh = np.concatenate([[first], known])
         if len(known):
             self._largest = max(self._largest, float(known.max()))
         self.nats = np.concatenate([self.nats, fresh])
@@ -115,9 +139,20 @@ def _numbers(nats: Float[Tensor, " new"], place: str) -> Float[ndarray, " new"]:
     """As float64, with infinity cut to `MOST_NATS`."""
     numbers: ndarray = nats.double().cpu().numpy()
     if np.isnan(numbers).any():
-        raise PrerequisiteError(
-            f"the model gives no number for a token of {place}", hint="use another --dtype, such as float32"
-        )
+        raise _no_number(place)
     # Rounding can make a sure token minus nothing.
     clipped: ndarray = np.clip(numbers, 0.0, MOST_NATS)
     return clipped
+
+
+def _number(nats: float, place: str) -> float:
+    """The same of one; arrays would cost more than the rest of what a generated token needs."""
+    if math.isnan(nats):
+        raise _no_number(place)
+    return min(max(nats, 0.0), MOST_NATS)
+
+
+def _no_number(place: str) -> PrerequisiteError:
+    return PrerequisiteError(
+        f"the model gives no number for a token of {place}", hint="use another --dtype, such as float32"
+    )

@@ -31,11 +31,11 @@ class Watched:
     """
 
     cached: int
-    total: Float[Tensor, "new cached"] | None = None
+    total: Float[Tensor, "rows new cached"] | None = None
     layers: int = 0
 
-    def rows(self) -> Float[Tensor, "new cached"] | None:
-        """Mean over heads and layers, a row for each query; None when no layer was seen."""
+    def rows(self) -> Float[Tensor, "rows new cached"] | None:
+        """Mean over heads and layers, of every dialogue a row for each query; None when no layer was seen."""
         return None if self.total is None else self.total / self.layers
 
 
@@ -55,16 +55,16 @@ def watching(cached: int) -> Iterator[Watched]:
 
 def watched_attention(
     module: nn.Module,
-    query: Float[Tensor, "1 heads new head_dim"],
-    key: Float[Tensor, "1 kv_heads cached head_dim"],
-    value: Float[Tensor, "1 kv_heads cached value_dim"],
+    query: Float[Tensor, "rows heads new head_dim"],
+    key: Float[Tensor, "rows kv_heads cached head_dim"],
+    value: Float[Tensor, "rows kv_heads cached value_dim"],
     attention_mask: Tensor | None,
     *,
     scaling: float | None = None,
     softcap: float | None = None,
     s_aux: Tensor | None = None,
     **_: object,
-) -> tuple[Float[Tensor, "1 new heads value_dim"], None]:
+) -> tuple[Float[Tensor, "rows new heads value_dim"], None]:
     """The attention of one layer; called by transformers."""
     heads, new, cached = query.shape[1], query.shape[2], key.shape[2]
     share = heads // key.shape[1]
@@ -81,11 +81,13 @@ def watched_attention(
     else:
         scores = scores + attention_mask[..., :cached]
     if s_aux is not None:
-        scores = torch.cat([scores, s_aux.reshape(1, -1, 1, 1).expand(1, heads, new, 1).to(scores.dtype)], -1)
+        scores = torch.cat(
+            [scores, s_aux.reshape(1, -1, 1, 1).expand(scores.shape[0], heads, new, 1).to(scores.dtype)], -1
+        )
     weights = scores.softmax(-1, dtype=torch.float32)[..., :cached]
     seen = _watched.get()
     if seen is not None and cached == seen.cached and not getattr(module, "is_sliding", False):
-        mean = weights[0].mean(0)
+        mean = weights.mean(1)
         seen.total = mean if seen.total is None else seen.total + mean
         seen.layers += 1
     return (weights.to(query.dtype) @ values).transpose(1, 2).contiguous(), None

@@ -11,9 +11,9 @@ import time
 import pytest
 import torch
 
-from pyllm.cli._chat import chat_budget
 from pyllm.cli._chat_terminal import Talk
 from pyllm.cli._console import open_console
+from pyllm.cli._stream_options import PresetName, chat_budget
 from pyllm.cli.app import main
 from pyllm.errors import SettingError
 from pyllm.lm.loading import load_tokenizer
@@ -87,6 +87,8 @@ def test_seeds_repeat(talk):
         ["--policy", "random", "--seed", "4", "--span-after", "3"],
         ["--positions", "rebase", "--decay", "0.8"],
         ["--system", "Be brief.", "--dtype", "bfloat16"],
+        ["--score", "as-published", "--compat", "reference", "--ties", "newer", "--decay", "0.7"],
+        ["--first-token", "max", "--policy", "interval-literal"],
     ],
     ids=" ".join,
 )
@@ -158,6 +160,8 @@ def test_the_parts_of_a_cache():
     assert chat_budget(6, 1, 2, 3) == Budget(1, 2, 3)
     with pytest.raises(SettingError):
         chat_budget(7, 1, 2, 3)
+    assert chat_budget(None, None, None, None, preset=PresetName.DAILYDIALOG) == Budget(4, 508, 0)
+    assert chat_budget(100, None, None, 10, preset=PresetName.DAILYDIALOG) == Budget(4, 86, 10)
 
 
 def test_sessions_of_something_else(talk, tmp_path):
@@ -314,6 +318,61 @@ def test_another_conversation_is_loaded_or_nothing_changes(model, tmp_path, monk
     records = [json.loads(line) for line in (tmp_path / "talk" / "turns.jsonl").read_text().splitlines()]
     assert [record["question"] for record in records][3:] == ["and now?"]
     assert records[3]["answer"] == expected.text
+
+
+def test_another_policy_from_now_on(model, tmp_path, monkeypatch, capfd):
+    """A session goes on with the rule it was switched to, to the bit."""
+
+    def talk(session, *lines):
+        typed_lines = iter([*lines, "/quit"])
+        monkeypatch.setattr("builtins.input", lambda _prompt: next(typed_lines))
+        made = in_process(model)
+
+        def start(opened, _system):
+            dialogue = made.dialogue
+            return Chat(dialogue.model, settings, made.voice, Sampling(max_new_tokens=20), session=opened)
+
+        settings = made.dialogue.settings
+        chat = start(session, None)
+        Talk(chat, open_session=Session, start=start, facts={"model": "tiny"}, console=open_console()).run()
+        return chat
+
+    switches = ["/policy streaming decay=0.5", "/policy span-after=3 decay=0.8", "/policy h2o cache=40 sinks=1"]
+    lines = [each for number, question in enumerate(QUESTIONS) for each in [question, *switches[number : number + 1]]]
+    whole = talk(None, *lines)
+    for number in range(6):
+        with Session(tmp_path / "talk", {"made": "so"}) as session:
+            part = (
+                talk(session, *lines[2 * number : 2 * number + 2]) if number < 3 else talk(session, lines[number + 3])
+            )
+    assert part.turns == 6
+    assert part._records[-1] == whole._records[-1]
+    left, right = part.dialogue.state(), whole.dialogue.state()
+    assert all(torch.equal(left[name], right[name]) for name in left)
+    assert part.dialogue.settings == whole.dialogue.settings
+    assert (part.dialogue.settings.policy, part.dialogue.settings.budget) == ("h2o", Budget(1, 31, 8))
+    out, _ = capfd.readouterr()
+    assert "policy     streaming, 64 tokens" in out
+    assert "budget     1 sinks, 31 for their score, 8 recent" in out
+
+    wrong = ["newest", "sirllm recent", "decay=2", "cache=x", "ties=old", "recent=90"]
+    right = ["cache=3000", "horizon-turns=4", "decay=auto", "decay=0.5"]
+    talk(None, "hello", *(f"/policy {words}" for words in [*wrong, *right]))
+    out, shown = capfd.readouterr()
+    for message in (
+        "error: policy `newest` is unknown",
+        "error: `recent` is nothing to switch",
+        "error: decay is 2.0: it must be from 0 to 1",
+        "error: cache is `x`: it must be a number",
+        "error: ties is old: it must be newer or older",
+        "error: a cache of 64 tokens cannot hold 2 sinks and 90 recent tokens",
+        "warning: a cache of 3,000 tokens is larger than the",
+    ):
+        assert message in shown
+    assert "decay      auto, for a horizon of 4 turns" in out
+    assert "decay      auto, for a horizon of 20 turns" in out
+    assert out.rstrip().endswith("model      tiny")
+    assert "decay      0.5 a turn" in out
 
 
 def test_control_c_stops_the_answer_and_not_the_program(model, tmp_path):

@@ -22,6 +22,7 @@ POLICY_NAMES = (
     "streaming",
     "random",
     "interval",
+    "interval-literal",
     "sirllm",
     "h2o",
     "tova",
@@ -57,6 +58,8 @@ def policy_of(settings: StreamSettings) -> Policy:
     name = settings.policy
     if name == "random":
         return Random(settings.seed)
+    if name == "interval-literal":
+        return Interval(literal=True)
     if name == "streaming":
         return Streaming(overflows=settings.reference)
     if name in simple:

@@ -1,6 +1,7 @@
 """Each policy on tokens whose answer is plain to see."""
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -116,6 +117,13 @@ def test_interval_is_even():
     assert kept("interval", 22, 4, Budget(2, 9, 3)) == [0, 1, 2, 5, 8, 12, 15, 19, 20, 21]
 
 
+def test_interval_taken_literally_freezes_the_oldest():
+    # 20 tokens beside the sinks are less than twice the cache of 11: every one counts, from the oldest on.
+    assert kept("interval-literal", 22, 4, Budget(2, 9, 0)) == [0, 1, 2, 3, 4, 5, 6]
+    assert kept("interval-literal", 22, 4, Budget(2, 9, 3)) == [0, 1, 2, 3, 4, 5, 6, 19, 20, 21]
+    assert kept("interval-literal", 30, 4, Budget(2, 9, 0)) == [0, 1, 2, 4, 6, 8, 10]
+
+
 def test_attention_peers():
     #            0  1  2  3  4  5  6  7
     rows = [[8, 0, 0, 5, 0, 0, 0, 0], [0, 0, 1, 0, 0, 0, 6, 0], [0, 3, 2, 0, 0, 0, 0, 0]]
@@ -154,7 +162,7 @@ def test_what_is_watched_is_the_models_attention(kind):
     dialogue = Dialogue(model, StreamSettings(policy="h2o"))
     with watching(24) as seen:
         logits = model.read(ids, dialogue.cache)
-    torch.testing.assert_close(seen.rows(), torch.stack(seen_layers).mean(0), rtol=0, atol=1e-6)
+    torch.testing.assert_close(seen.rows()[0], torch.stack(seen_layers).mean(0), rtol=0, atol=1e-6)
     torch.testing.assert_close(logits, output.logits[0], rtol=0, atol=1e-4)
     dialogue.cache.reset()
     dialogue.begin_turn()
@@ -250,4 +258,84 @@ def test_the_papers_settings():
         "paper-rps": (1024, 4, 0),
     }
     assert [each.decay for each in PRESETS.values()] == [1.0, 0.7, 0.9]
-    assert len(POLICY_NAMES) == 10
+    assert len(POLICY_NAMES) == 11
+
+
+# Another rule within a dialogue
+
+
+def memory_of(settings):
+    return Memory(settings, policy_of(settings))
+
+
+def switched(memory, **changes):
+    settings = replace(memory.settings, **changes)
+    memory.switch(settings, policy_of(settings))
+
+
+@pytest.mark.parametrize(("after", "before"), [(3, 0), (0, 2), (4, 5), (200, 1)])
+@pytest.mark.parametrize("ratio", [1.0, 0.7])
+def test_spans_that_begin_within_a_dialogue(after, before, ratio):
+    """While nothing has gone, they are the spans that were there from the beginning."""
+    random = np.random.default_rng(after + before)
+    plain = StreamSettings(budget=Budget(2, 30, 6), decay=ratio)
+    one, other = memory_of(replace(plain, span_after=after, span_before=before)), memory_of(plain)
+    for turn in range(12):
+        if turn == 3:
+            switched(other, span_after=after, span_before=before)
+        scores = random.exponential(2.0, int(random.integers(1, 12) if turn > 2 else 10))
+        for memory in (one, other):
+            memory.begin_turn()
+            memory.make_room(len(scores), lambda: np.empty(0))
+            memory.decay()
+            memory.append(scores)
+        assert one.positions.tolist() == other.positions.tolist()
+    assert one.evictions > 3
+    switched(other, span_after=0, span_before=0)
+    assert not other.sources.widens
+
+
+def test_what_is_gone_takes_nothing_along_once_spans_begin():
+    memory = memory_of(StreamSettings(budget=Budget(0, 6, 0)))
+    memory.append(np.array([0.0, 9.0, 1.0, 2.0, 3.0, 4.0]))
+    memory.forget(np.array([0, 2, 3, 4, 5]))
+    switched(memory, span_after=2)
+    memory.make_room(4, lambda: np.empty(0))
+    # The forgotten 9 would have kept token 2; now 4 and 3 are the highest.
+    assert memory.positions.tolist() == [4, 5]
+
+
+def test_another_policy_keeps_what_is_held_and_takes_over():
+    memory = memory_of(StreamSettings(budget=Budget(1, 6, 1), policy="sirllm"))
+    memory.append(np.array([0.0, 9, 8, 0, 0, 7, 0, 0]))
+    switched(memory, policy="h2o")
+    assert memory.positions.tolist() == list(range(8))
+    memory.observe(np.array([[0.0, 0, 0, 5, 4, 0, 0, 0]]))
+    memory.make_room(4, lambda: np.empty(0))
+    assert memory.positions.tolist() == [0, 3, 4, 7]
+    switched(memory, policy="streaming", budget=Budget(1, 1, 1))
+    memory.make_room(1, lambda: np.empty(0))
+    assert memory.positions.tolist() == [0, 7]
+    switched(memory, policy="tova")
+    memory.observe(np.array([[0.1, 0.2, 0.7]]))
+    memory.append(np.array([1.0]))
+    memory.make_room(1, lambda: np.empty(0))
+    assert memory.positions.tolist() == [0, 8]
+    switched(memory, policy="full")
+    assert not memory.evicts
+
+
+def test_what_cannot_change_within_a_dialogue():
+    memory = memory_of(StreamSettings(budget=Budget(0, 6, 2)))
+    memory.append(np.ones(6))
+    memory.pinned[:5] = True
+    with pytest.raises(SettingError, match="5 pinned tokens leave no room in a cache of 5"):
+        switched(memory, budget=Budget(0, 4, 1))
+    assert memory.settings.budget == Budget(0, 6, 2)
+    dialogue = Dialogue(streaming(), memory.settings)
+    for change, name in [({"score": "as-published"}, "score"), ({"positions": "rebase"}, "positions"),
+                         ({"first_token": "max"}, "first token"), ({"reference": True}, "reference")]:  # fmt: skip
+        with pytest.raises(SettingError, match=f"{name} cannot change within a dialogue"):
+            dialogue.switch(replace(memory.settings, **change))
+    with pytest.raises(SettingError, match="policy `newest` is unknown"):
+        dialogue.switch(replace(memory.settings, policy="newest"))

@@ -7,9 +7,9 @@ import polars as pl
 import pytest
 import torch
 
+from pyllm.data.lines import open_lines
 from pyllm.errors import PrerequisiteError, SettingError
 from pyllm.stream.dialogue import Dialogue
-from pyllm.stream.lines import open_lines
 from pyllm.stream.recall import DEFAULT_ARMS, RecallSettings, _report, measure_recall, starts_with_name
 from pyllm.stream.recall_task import NAMES, THINGS, recall_dialogue
 from tests.support.stream_models import streaming
