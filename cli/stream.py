@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from pyllm.cli import _chat, _pipes, _stream_options, _stream_run, _streams
+from pyllm.cli import _chat, _pipes, _serve, _stream_bench, _stream_options, _stream_run, _streams, _view
 from pyllm.cli._console import QuietOption, VerboseOption, open_console
 
 REPLAY_EXAMPLES = """\b
@@ -26,9 +26,11 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command("plan", epilog=_streams.PLAN_EXAMPLES)(_streams.plan_command)
-app.add_typer(_streams.bench, name="bench")
+app.add_typer(_stream_bench.bench, name="bench")
 app.command("run", epilog=_stream_run.RUN_EXAMPLES)(_stream_run.run_command)
 app.command("chat", epilog=_chat.CHAT_EXAMPLES)(_chat.chat_command)
+app.command("serve", epilog=_serve.SERVE_EXAMPLES)(_serve.serve_command)
+app.command("view", epilog=_view.VIEW_EXAMPLES)(_view.view_command)
 
 
 @app.callback(invoke_without_command=True)
@@ -59,6 +61,7 @@ def replay_command(
     entropy_tokens: _stream_options.EntropyOption = None,
     recent: _stream_options.RecentOption = None,
     decay: _stream_options.DecayOption = None,
+    horizon_turns: _stream_options.HorizonOption = None,
     span_after: _stream_options.SpanAfterOption = 0,
     span_before: _stream_options.SpanBeforeOption = 0,
     ties: _stream_options.TiesOption = None,
@@ -91,13 +94,14 @@ def replay_command(
     from pyllm.lm.sources import find_model
     from pyllm.stream.settings import StreamSettings
 
-    budget, ratio = _stream_options.budget_of(preset, sinks, entropy_tokens, recent, decay)
+    budget = _stream_options.budget_of(preset, sinks, entropy_tokens, recent)
+    fading = _stream_options.fading(decay, horizon_turns, preset)
     settings = StreamSettings(
         policy=policy,
         budget=budget,
         score=score.value,
         first_token=first_token.value,
-        decay=ratio,
+        **fading,
         span_after=span_after,
         span_before=span_before,
         ties=None if ties is None else ties.value,
