@@ -100,4 +100,6 @@ def _kappa(
     observed: Float64[np.ndarray, " tables"], expected: Float64[np.ndarray, " tables"]
 ) -> Float64[np.ndarray, " tables"]:
     chance = 1 - expected
-    return np.divide(observed - expected, chance, out=np.full_like(observed, nan), where=chance > 1e-12)
+    kappas = np.full_like(observed, nan)
+    np.divide(observed - expected, chance, out=kappas, where=chance > 1e-12)
+    return kappas

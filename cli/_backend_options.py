@@ -1,0 +1,172 @@
+"""Options of the commands that have a model write: which one, where it is, and how it is asked."""
+
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pyllm.errors import SettingError
+
+if TYPE_CHECKING:
+    from pyllm.lm.backends.contract import Backend
+
+DEFAULT_KEY_VARIABLE = "OPENAI_API_KEY"
+
+
+class PromptTemplate(StrEnum):
+    """How prompts become what a local model reads."""
+
+    AUTO = "auto"
+    CHAT = "chat"
+    NONE = "none"
+
+
+class Dtype(StrEnum):
+    """Type of the weights."""
+
+    AUTO = "auto"
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+
+
+ModelOption = Annotated[
+    str,
+    typer.Option(
+        "--model", metavar="M", help="A folder, a hub id or the embedded `nano`; with --endpoint, the name it serves."
+    ),
+]
+EndpointOption = Annotated[
+    str | None,
+    typer.Option(
+        "--endpoint",
+        metavar="URL",
+        help="Ask this OpenAI-compatible server, as in http://127.0.0.1:8000/v1, instead of a model in this process.",
+        show_default=False,
+    ),
+]
+ApiKeyEnvOption = Annotated[
+    str | None,
+    typer.Option(
+        "--api-key-env",
+        metavar="NAME",
+        help=f"Environment variable that holds the endpoint's key. Default: {DEFAULT_KEY_VARIABLE}, if it is set.",
+        show_default=False,
+    ),
+]
+ConcurrencyOption = Annotated[
+    int, typer.Option("--concurrency", metavar="N", min=1, help="Requests under way at an endpoint.")
+]
+TimeoutOption = Annotated[
+    float, typer.Option("--timeout", metavar="SECONDS", help="Most seconds of one attempt at an endpoint.")
+]
+RetriesOption = Annotated[
+    int, typer.Option("--retries", metavar="N", min=0, help="Further attempts when an endpoint cannot answer now.")
+]
+TemplateOption = Annotated[
+    PromptTemplate,
+    typer.Option("--template", help="Of local models. auto: the model's chat template if it has one, else plain text."),
+]
+DtypeOption = Annotated[Dtype, typer.Option("--dtype", help="auto: float32 on the CPU, the checkpoint's own on a GPU.")]
+DeviceOption = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda|cuda:N", help="Where to compute.")]
+BatchSizeOption = Annotated[
+    int | None,
+    typer.Option(
+        "--batch-size",
+        metavar="N",
+        min=1,
+        help="Requests that a local model reads at once. Default: 16, 64 on a GPU.",
+        show_default=False,
+    ),
+]
+ReuseOption = Annotated[
+    bool, typer.Option("--reuse/--no-reuse", help="Compute once what prompts for a local model share.")
+]
+MaxNewTokensOption = Annotated[
+    int | None,
+    typer.Option("--max-new-tokens", metavar="N", min=1, help="Most tokens of an answer.", show_default=False),
+]
+TemperatureOption = Annotated[
+    float | None,
+    typer.Option(
+        "--temperature", metavar="T", min=0, help="0, the default, takes the likeliest token.", show_default=False
+    ),
+]
+TopPOption = Annotated[
+    float | None,
+    typer.Option("--top-p", metavar="P", help="Choose among the likeliest tokens of this share.", show_default=False),
+]
+BudgetOption = Annotated[
+    str | None,
+    typer.Option(
+        "--budget",
+        metavar="calls=N,tokens=N",
+        help="Stop before more than this is spent, what was spent before included.",
+        show_default=False,
+    ),
+]
+
+
+def open_backend(
+    *,
+    model: str,
+    endpoint: str | None,
+    api_key_env: str | None,
+    concurrency: int,
+    timeout: float,
+    retries: int,
+    template: PromptTemplate,
+    dtype: Dtype,
+    device: str,
+    batch_size: int | None,
+    reuse: bool,
+    seed: int,
+) -> "Backend":
+    """What the options name, ready to answer.
+
+    Raises:
+        SettingError: The options contradict each other.
+        PrerequisiteError: The model, the device or the key is not there.
+    """
+    if endpoint is None:
+        if api_key_env is not None:
+            raise SettingError("`--api-key-env` is for endpoints", hint="add --endpoint URL")
+        from pyllm.lm.sources import find_model
+
+        source = find_model(model)
+
+        from pyllm.lm.backends.local import load_local_backend
+        from pyllm.lm.loading import choose_device, choose_dtype, load_config
+
+        place = choose_device(device)
+        return load_local_backend(
+            source,
+            device=place,
+            dtype=choose_dtype(dtype.value, place, load_config(source)),
+            template=template.value,
+            reuse=reuse,
+            batch_rows=batch_size,
+        )
+    if template is not PromptTemplate.AUTO:
+        raise SettingError("`--template` is for local models: a server has its own", hint="leave it out")
+    from pyllm.lm.backends.endpoint import EndpointBackend, EndpointSettings, key_from_environment
+
+    key = key_from_environment(api_key_env or DEFAULT_KEY_VARIABLE, needed=api_key_env is not None)
+    settings = EndpointSettings(concurrency, timeout, retries, seed)
+    return EndpointBackend(endpoint, model, settings, api_key=key)
+
+
+def read_budget(text: str | None) -> dict[str, int]:
+    """The bounds in `calls=N,tokens=N`, by name.
+
+    Raises:
+        SettingError: It is written otherwise.
+    """
+    bounds: dict[str, int] = {}
+    for part in (text or "").split(",") if text is not None else ():
+        name, _, number = part.strip().partition("=")
+        digits = number.replace("_", "")
+        if name not in ("calls", "tokens") or not (digits.isascii() and digits.isdigit()) or name in bounds:
+            raise SettingError(f"--budget `{text}` is not understood", hint="as in --budget calls=500,tokens=2000000")
+        bounds[name] = int(digits)
+    return bounds
