@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from jaxtyping import Float64
 
 from pyllm.data.examples import quoted
 from pyllm.errors import InputError
@@ -22,6 +23,12 @@ from pyllm.stats.resampling import bootstrap_mean
 
 SCOPES = ("all", "subset", "task", "steps")
 UNSTATED = "unstated"
+_NAMES = {
+    "all": pl.lit("all"),
+    "subset": pl.col("subset").fill_null(UNSTATED),
+    "task": pl.col("task"),
+    "steps": pl.col("steps").cast(pl.String),
+}
 CELLS = ("both", "first_only", "second_only", "neither")
 
 # Measures of which an instance has one observation a repeat, so that their intervals are about instances.
@@ -129,17 +136,14 @@ def metrics(marks: pl.DataFrame, *, seed: int = 0) -> pl.DataFrame:
         instances; `macro`, the mean of the means of tasks; `spread`, the standard deviation over repeats. The measures
         `majority_floor` and `joint_majority_floor` have no mode.
     """
-    rows: list[dict[str, Any]] = []
     observed = observations(marks)
-    for scope, name, part in scoped(observed):
-        for (mode, metric, step), group in part.group_by("mode", "metric", "step", maintain_order=True):
-            rows.append(
-                {"mode": mode, "scope": scope, "name": name, "metric": metric, "step": step}
-                | _summary(group, str(metric), seed)
-            )
-    for scope, name, part in scoped(marks):
-        rows += [{"mode": None, "scope": scope, "name": name} | floor for floor in _floors(part)]
-    return pl.DataFrame(rows, schema=METRICS_SCHEMA).sort(
+    parts = [_summaries(observed.with_columns(column.alias("name")), scope, seed) for scope, column in _NAMES.items()]
+    floors = [
+        {"mode": None, "scope": scope, "name": name} | floor
+        for scope, name, part in scoped(marks)
+        for floor in _floors(part)
+    ]
+    return pl.concat([*parts, pl.DataFrame(floors, schema=METRICS_SCHEMA)]).sort(
         pl.col("mode").cast(pl.Enum(MODES)),
         pl.col("scope").cast(pl.Enum(SCOPES)),
         "name",
@@ -185,13 +189,7 @@ def observations(marks: pl.DataFrame) -> pl.DataFrame:
 
 def scoped(table: pl.DataFrame) -> Iterator[tuple[str, str, pl.DataFrame]]:
     """The whole table and its parts by subset, task and number of steps, each with the names of scope and part."""
-    yield "all", "all", table
-    columns = {
-        "subset": pl.col("subset").fill_null(UNSTATED),
-        "task": pl.col("task"),
-        "steps": pl.col("steps").cast(pl.String),
-    }
-    for scope, column in columns.items():
+    for scope, column in _NAMES.items():
         parts = table.with_columns(column.alias("_name")).partition_by("_name", as_dict=True, include_key=False)
         for (name,), part in sorted(parts.items()):
             yield scope, str(name), part
@@ -278,36 +276,44 @@ def _whole_instances(marks: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _summary(group: pl.DataFrame, metric: str, seed: int) -> dict[str, Any]:
-    """Mean, interval, macro mean and spread of one measure."""
-    by_repeat = group.group_by("repeat").agg(pl.col("value").mean()).sort("repeat")["value"]
-    by_task = group.group_by("repeat", "task").agg(pl.col("value").mean())
-    macro = by_task.group_by("repeat").agg(pl.col("value").mean()).sort("repeat")["value"]
-    low, high = (
-        _interval(group, by_repeat.len(), seed) if metric in _PER_INSTANCE and _one_each(group) else (None, None)
+def _summaries(observed: pl.DataFrame, scope: str, seed: int) -> pl.DataFrame:
+    """Mean, interval, macro mean and spread of every measure, for each `name`."""
+    keys = ["mode", "name", "metric", "step"]
+    value = pl.col("value")
+    grouped = observed.group_by(keys, maintain_order=True).agg(
+        pl.col("uid").n_unique().cast(pl.Int64).alias("instances"), pl.len().cast(pl.Int64).alias("answers")
     )
-    return {
-        "value": by_repeat.mean(),
-        "low": low,
-        "high": high,
-        "macro": macro.mean(),
-        "spread": by_repeat.std() if by_repeat.len() > 1 else None,
-        "repeats": by_repeat.len(),
-        "instances": group["uid"].n_unique(),
-        "answers": group.height,
-    }
+    by_repeat = observed.group_by(*keys, "repeat", maintain_order=True).agg(value.mean())
+    means = by_repeat.group_by(keys, maintain_order=True).agg(
+        value.mean(), value.std().alias("spread"), pl.len().cast(pl.Int64).alias("repeats")
+    )
+    by_task = observed.group_by(*keys, "repeat", "task", maintain_order=True).agg(value.mean())
+    macro = by_task.group_by(*keys, "repeat", maintain_order=True).agg(value.mean())
+    macro = macro.group_by(keys, maintain_order=True).agg(value.mean().alias("macro"))
+    whole = pl.col("step").is_not_null() | (pl.col("metric") == "final_accuracy")
+    single = observed.filter(pl.col("metric").is_in(_PER_INSTANCE) & whole)
+    by_instance = single.group_by(*keys, "uid", maintain_order=True).agg(value.mean())
+    values = by_instance.group_by(keys, maintain_order=True).agg(value.alias("values"))
+    table = grouped
+    for part in (means, macro, values):
+        table = table.join(part, on=keys, how="left", nulls_equal=True, maintain_order="left")
+    bounds = [
+        (None, None) if row is None else _interval(np.array(row), repeats, seed)
+        for row, repeats in table.select("values", "repeats").iter_rows()
+    ]
+    return table.with_columns(
+        pl.lit(scope).alias("scope"),
+        pl.Series("low", [low for low, _ in bounds], dtype=pl.Float64),
+        pl.Series("high", [high for _, high in bounds], dtype=pl.Float64),
+    ).select(list(METRICS_SCHEMA))
 
 
-def _one_each(group: pl.DataFrame) -> bool:
-    return group.height == group.select("uid", "repeat").n_unique()
-
-
-def _interval(group: pl.DataFrame, repeats: int, seed: int) -> tuple[float, float]:
-    values = group.group_by("uid", maintain_order=True).agg(pl.col("value").mean()).sort("uid")["value"].to_numpy()
+def _interval(values: Float64[np.ndarray, " rows"], repeats: int, seed: int) -> tuple[float, float]:
+    """Of the mean of what each instance has on average over the repeats."""
     if repeats == 1 and np.isin(values, (0.0, 1.0)).all():
         interval = wilson_interval(int(values.sum()), values.size)
     else:
-        interval = bootstrap_mean(values, seed=seed).interval
+        interval = bootstrap_mean(np.sort(values), seed=seed).interval
     return interval.low, interval.high
 
 

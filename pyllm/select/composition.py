@@ -77,7 +77,7 @@ def composition(table: pl.DataFrame, rows: Int[np.ndarray, " kept"]) -> Composit
         table: The whole table; `demo_tokens`, `output`, `messages` and `source_file` are used where present.
         rows: Indices of the chosen rows.
     """
-    unit, lengths = _lengths(table)
+    unit, lengths = lengths_of(table)
     chosen = [lengths[row] for row in rows.tolist()] if unit is not None else []
     return Composition(
         length_unit=unit,
@@ -88,7 +88,8 @@ def composition(table: pl.DataFrame, rows: Int[np.ndarray, " kept"]) -> Composit
     )
 
 
-def _lengths(table: pl.DataFrame) -> tuple[LengthUnit | None, list[int]]:
+def lengths_of(table: pl.DataFrame) -> tuple[LengthUnit | None, list[int]]:
+    """The length of each row, and what it is counted in; None and no lengths where the table shows none."""
     if "demo_tokens" in table.columns and table["demo_tokens"].dtype.is_integer():
         tokens = table["demo_tokens"]
         if tokens.null_count() == 0:

@@ -67,10 +67,10 @@ class FakeEndpoint:
 
 
 def prompt_of(body: dict[str, Any]) -> str:
-    """The text of a request: its one user message, or its raw prompt."""
+    """The text of a request: its last message, which is the user's, or its raw prompt."""
     if "prompt" in body:
         return str(body["prompt"])
-    (message,) = body["messages"]
+    message = body["messages"][-1]
     assert message["role"] == "user"
     return str(message["content"])
 

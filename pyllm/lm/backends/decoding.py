@@ -186,7 +186,9 @@ class Decoder:
             last = np.full((len(rows), 1), ids[0])
             positions = np.asarray([[slot - start] for start in starts])
             second = self._forward(last, cache, self._mask(starts, slot + 1), positions)
-        except (AttributeError, LookupError, TypeError, ValueError, RuntimeError, NotImplementedError) as error:
+        except torch.OutOfMemoryError as error:
+            raise PrerequisiteError(f"model `{kind}` leaves no memory on `{self.device}` to answer in") from error
+        except (AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
             raise PrerequisiteError(f"model `{kind}` cannot be read in batches: {error}", hint=hint) from error
         tolerance = 1e-3 if self._exact else 0.25
         for place, (own, _, _) in enumerate(rows):

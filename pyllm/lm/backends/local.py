@@ -68,12 +68,14 @@ class _Waiting:
         ids: Its prompt.
         shared: Tokens at its beginning that another request has too.
         left: What its predecessor left.
+        ended: Whether it was answered.
     """
 
     request: Request
     ids: Ids
     shared: int = 0
     left: Prefix | None = None
+    ended: bool = False
 
 
 @dataclass(slots=True)
@@ -112,22 +114,26 @@ class LocalBackend:
         stack = self._planned(self._waiting(requests, done), store)
         while stack:
             batch = stack.pop()
+            following: list[_Waiting] = []
             try:
-                following = self._run(batch, done, store)
-            except torch.OutOfMemoryError as error:
-                if len(batch) == 1:
-                    raise PrerequisiteError(
-                        f"a prompt of {len(batch[0].ids):,} tokens does not fit into the memory of"
-                        f" `{self.decoder.device}`",
-                        hint="use a smaller --dtype or --max-new-tokens",
-                    ) from error
+                self._run(batch, done, store, following)
+            except torch.OutOfMemoryError:
                 store.clear()
                 torch.cuda.empty_cache()
-                half = len(batch) // 2
-                _log.info("a batch of %d does not fit into memory: halved", len(batch))
-                stack += [batch[half:], batch[:half]]
-                continue
+                stack += self._smaller(batch, done)
             stack += self._planned(following, store)
+
+    def _smaller(self, batch: Sequence[_Waiting], done: Done) -> list[list[_Waiting]]:
+        """What is left of a batch that memory was too small for, in two; one alone is an error."""
+        left = [each for each in batch if not each.ended]
+        if len(batch) == 1 and left:
+            (each,) = left
+            reason = f"the prompt of {len(each.ids):,} tokens does not fit into the memory of `{self.decoder.device}`"
+            after = self._waiting(done(Completion(each.request.id, error=reason)), done)
+            return [after] if after else []
+        _log.info("a batch of %d does not fit into memory: it is read in two", len(batch))
+        half = len(left) // 2
+        return [part for part in (left[half:], left[:half]) if part]
 
     def _waiting(self, requests: Iterable[Request], done: Done) -> list[_Waiting]:
         """Requests as tokens; those that cannot be asked are done with at once."""
@@ -167,21 +173,21 @@ class LocalBackend:
             planned += [[members[place] for place in batch] for batch in cut]
         return planned[::-1]
 
-    def _run(self, batch: Sequence[_Waiting], done: Done, store: PrefixStore) -> list[_Waiting]:
-        """Answer a batch; what follows from it, with what the model remembers for it."""
+    def _run(self, batch: Sequence[_Waiting], done: Done, store: PrefixStore, following: list[_Waiting]) -> None:
+        """Answer a batch; what follows from it is added to `following`, with what the model remembers for it."""
         started = time.perf_counter()
+        asked = {each.request.id: each for each in batch}
         rows = [self._row(each, store) for each in batch]
-        following: list[_Waiting] = []
         for row, remembered in self.decoder.run(rows):
             self._count(row)
+            asked[row.request.id].ended = True
             after = self._waiting(done(row.completion(time.perf_counter() - started, self._most_rows())), done)
+            following += after
             for each in after if self.reuse else ():
                 gain = common_tokens(as_ids(row.read), each.ids) - store.longest(each.ids)[1]
                 if gain >= LEAST_GAIN_TOKENS:
                     each.left = remembered()
-            following += after
         self.work.batches += 1
-        return following
 
     def _row(self, each: _Waiting, store: PrefixStore) -> Row:
         prefix, reused, computed, seconds = self._prefix(each, store)

@@ -102,10 +102,10 @@ class SlotCache(Cache):
 
     def __init__(self, starts: Sequence[int], prefixes: Sequence[Prefix | None], filled: int, slots: int) -> None:
         super().__init__(layers=[])
-        self._make = lambda: _BufferLayer(len(starts), slots, filled)
+        self._sizes = len(starts), slots, filled
         known = next((prefix for prefix in prefixes if prefix is not None), None)
         for number, layer in enumerate(known.layers if known is not None else ()):
-            made = self._make()
+            made = self._made()
             made.make(*layer)
             for row, (start, prefix) in enumerate(zip(starts, prefixes, strict=True)):
                 if prefix is not None and filled > start:
@@ -117,7 +117,7 @@ class SlotCache(Cache):
     ) -> tuple[Tensor, Tensor]:
         """Write the states of one layer down; all it has written come back."""
         while len(self.layers) <= layer_idx:
-            self.layers.append(self._make())
+            self.layers.append(self._made())
         return self._buffers()[layer_idx].update(key_states, value_states)
 
     def keep_rows(self, rows: Int[Tensor, " kept"]) -> None:
@@ -129,6 +129,10 @@ class SlotCache(Cache):
         """What a row holds of these tokens, which begin at slot `start`."""
         layers = tuple(layer.part(row, start, start + len(ids)) for layer in self._buffers())
         return Prefix(torch.tensor(list(ids), dtype=torch.int64), layers)
+
+    def _made(self) -> _BufferLayer:
+        rows, slots, filled = self._sizes
+        return _BufferLayer(rows, slots, filled)
 
     def _buffers(self) -> list[_BufferLayer]:
         return cast(list[_BufferLayer], self.layers)

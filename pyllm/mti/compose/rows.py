@@ -35,6 +35,9 @@ class RowFiles:
         """
         path = (Path(spec.place.file).parent if self._folder is None else self._folder) / file
         if path not in self._known:
+            if not path.exists():
+                message = f"cannot read {path}: no such file"
+                raise InputError(message, hint="say with --data where the files that specs name are")
             self._known[path] = _read(path)
         return self._known[path]
 

@@ -110,7 +110,7 @@ def read_through(
             beyond.append(dialogue.memory.share_beyond(arm.horizon_turns))
         if start <= len(ids) // 2:
             half = process_bytes()
-    nats = recorder.nats
+    nats, now = recorder.nats, process_bytes()
     return {
         "tokens": len(nats),
         "nats": float(np.sum(nats)),
@@ -119,8 +119,8 @@ def read_through(
         "evictions": dialogue.memory.evictions,
         "cache_bytes": size,
         "process_bytes_half": half,
-        "process_bytes": process_bytes(),
-        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "process_bytes": now,
+        "peak_bytes": max(now, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024),
         "ratio": float(np.mean(ratios)) if ratios else None,
         "beyond_horizon": float(np.mean(beyond)) if beyond else None,
     }

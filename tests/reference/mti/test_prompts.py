@@ -51,7 +51,7 @@ def test_prompts_equal_a_second_writing_of_the_published_formulas(real: tuple[di
             assert written[name] == text, name
             kind = name.rsplit("/", 1)[0]
             kinds[kind] = kinds.get(kind, 0) + 1
-    # 209 instances of 25 tasks, 21 of which have three steps; each task gives half its instances as pairs.
+    # 209 instances of 25 tasks, five of which have three steps; each task gives half its instances as pairs.
     pairs = sum(len(task.instances) // 2 for task in read)
     three = sum(len(task.instances) for task in read if task.steps == 3)
     assert kinds == {"mti/1": 209, "sti/1": 209, "sti/2": 209, "sti/3": three, "batch/1": pairs, "batch/2": pairs}
