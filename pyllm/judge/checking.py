@@ -21,7 +21,7 @@ from pyllm.judge.judging import References, Task, grade_tasks, pair_task
 from pyllm.judge.pairs import POINTS, summarize_pairs, whole_pairs
 from pyllm.judge.questions import MOST_TURNS, id_of, rows_of
 from pyllm.stats.agreement import cohen_kappa
-from pyllm.stats.grouped import ratio_interval
+from pyllm.stats.resampling import ratio_interval
 
 PROBES = ("identical", "padded", "repeated", "labelled")
 

@@ -7,8 +7,8 @@ from typing import Any
 import polars as pl
 
 from pyllm.stats.bootstrap import DEFAULT_RESAMPLES, PairedDifference, paired_bootstrap
-from pyllm.stats.grouped import ratio_interval
 from pyllm.stats.intervals import Interval
+from pyllm.stats.resampling import ratio_interval
 
 
 @dataclass(frozen=True, slots=True)

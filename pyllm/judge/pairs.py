@@ -14,9 +14,9 @@ import polars as pl
 from jaxtyping import Float
 
 from pyllm.stats.bootstrap import DEFAULT_RESAMPLES
-from pyllm.stats.grouped import ratio_interval
 from pyllm.stats.intervals import Interval
 from pyllm.stats.preference import LengthControlled, bradley_terry, length_controlled
+from pyllm.stats.resampling import ratio_interval
 
 POINTS = {"a": 1.0, "tie": 0.5, "b": 0.0}
 _PAIR = ("a", "b", "prompt_id", "turn", "repeat")

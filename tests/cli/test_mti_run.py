@@ -7,22 +7,17 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import polars as pl
 import pytest
 
 from pyllm.cli.app import main
 from pyllm.lm.backends import endpoint
-from pyllm.lm.loading import load_tokenizer
-from pyllm.lm.sources import find_model
 from tests.support.fake_endpoint import FakeEndpoint, Reply, Script, fake_endpoint
 from tests.support.mti_tasks import write_tasks
-from tests.support.tiny_models import CONFIGS
+from tests.support.real_server import save_long_model
 
 MODES = ["mti", "sti", "batch", "mti-batch"]
 
@@ -299,17 +294,6 @@ def test_plan(tasks: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) ->
     assert 0 < about["all"]["prompt_tokens"] < rows["all"]["prompt_tokens"] * 2
 
 
-def save_long_model(folder: Path) -> Path:
-    """A random model that reads 4096 tokens, with the tokenizer of `nano`."""
-    from transformers import AutoModelForCausalLM
-
-    config = CONFIGS["llama"]()
-    config.vocab_size, config.max_position_embeddings = 1071, 4096
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-    load_tokenizer(find_model("nano")).save_pretrained(folder)
-    return folder
-
-
 def test_a_local_model_in_every_mode(tmp_path: Path) -> None:
     tasks = write_tasks(tmp_path / "tasks.json", instances=2, tasks=(("900", 2),))
     model = save_long_model(tmp_path / "model")
@@ -362,49 +346,6 @@ def test_kill_and_go_on(tmp_path: Path) -> None:
     calls = read(tmp_path / "run", "calls")
     assert sorted([line["prompt"] for line in kept] + again) == sorted(calls["prompt"])
     assert calls["error"].null_count() == 35
-
-
-@contextmanager
-def transformers_serve(model: Path, log: Path) -> Iterator[str]:
-    """The server that transformers comes with, on a free loopback port."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [str(Path(sys.executable).with_name("transformers")), "serve", str(model), "--port", str(port)]
-    command += ["--host", "127.0.0.1", "--device", "cpu"]
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output, env={**os.environ, "HF_HUB_OFFLINE": "1"})
-        try:
-            until = time.monotonic() + 90
-            while time.monotonic() < until:
-                assert process.poll() is None, log.read_text()
-                try:
-                    if httpx2.get(f"http://127.0.0.1:{port}/health", timeout=1).status_code == 200:
-                        break
-                except httpx2.TransportError:
-                    time.sleep(0.2)
-            yield f"http://127.0.0.1:{port}/v1"
-        finally:
-            process.terminate()
-            process.wait(timeout=20)
-
-
-@pytest.mark.slow
-def test_a_real_server_that_is_not_ours(tmp_path: Path) -> None:
-    """`transformers serve` gives what the same model gives here."""
-    tasks = write_tasks(tmp_path / "tasks.json", instances=2, tasks=(("900", 2),))
-    model = save_long_model(tmp_path / "model")
-    served, here = tmp_path / "served", tmp_path / "here"
-    options = ["--mode", "mti,sti", "--max-new-tokens", "6", "--model", str(model)]
-    with transformers_serve(model, tmp_path / "server.log") as url:
-        assert run(tasks, served, *options, "--endpoint", url, "--concurrency", "2") == 0
-    assert run(tasks, here, *options) == 0
-    theirs, ours = read(served, "calls"), read(here, "calls")
-    assert theirs["error"].null_count() == theirs.height == 2 + 4
-    first = pl.col("call") == 1
-    assert theirs.filter(first)["output"].to_list() == ours.filter(first)["output"].to_list()
-    assert theirs["prompt_tokens"].to_list() == ours["prompt_tokens"].to_list()
-    assert theirs["cached_tokens"].null_count() == theirs.height
 
 
 def test_an_interrupt_says_how_to_go_on(tasks: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

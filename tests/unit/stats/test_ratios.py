@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pyllm.errors import SettingError
-from pyllm.stats.grouped import drawn_ratios, ratio_interval
+from pyllm.stats.resampling import drawn_ratios, ratio_interval
 
 
 def slow_ratios(sums, sizes, *, resamples, seed):
