@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pyllm.cli import _models
 from pyllm.errors import SettingError
 
 if TYPE_CHECKING:
@@ -19,15 +20,6 @@ class PromptTemplate(StrEnum):
     AUTO = "auto"
     CHAT = "chat"
     NONE = "none"
-
-
-class Dtype(StrEnum):
-    """Type of the weights."""
-
-    AUTO = "auto"
-    FLOAT32 = "float32"
-    BFLOAT16 = "bfloat16"
-    FLOAT16 = "float16"
 
 
 ModelOption = Annotated[
@@ -67,8 +59,6 @@ TemplateOption = Annotated[
     PromptTemplate,
     typer.Option("--template", help="Of local models. auto: the model's chat template if it has one, else plain text."),
 ]
-DtypeOption = Annotated[Dtype, typer.Option("--dtype", help="auto: float32 on the CPU, the checkpoint's own on a GPU.")]
-DeviceOption = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda|cuda:N", help="Where to compute.")]
 BatchSizeOption = Annotated[
     int | None,
     typer.Option(
@@ -116,7 +106,7 @@ def open_backend(
     timeout: float,
     retries: int,
     template: PromptTemplate,
-    dtype: Dtype,
+    dtype: _models.Dtype,
     device: str,
     batch_size: int | None,
     reuse: bool,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pyllm.cli import _pipes, _stream_options
+from pyllm.cli import _models, _pipes, _stream_options
 from pyllm.cli._console import QuietOption, VerboseOption, open_console
 from pyllm.errors import InputError, SettingError
 
@@ -69,8 +69,8 @@ def chat_command(
         ),
     ] = None,
     template: _stream_options.AnswerTemplateOption = _stream_options.AnswerTemplate.AUTO,
-    dtype: _stream_options.DtypeOption = _stream_options.Dtype.AUTO,
-    device: _stream_options.DeviceOption = "auto",
+    dtype: _models.DtypeOption = _models.Dtype.AUTO,
+    device: _models.DeviceOption = "auto",
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
@@ -190,6 +190,5 @@ def _question(line: bytes, number: int) -> str:
 
 def _reader_gone() -> bool:
     """Never says so: without a reader, the turn ends at once and does not count."""
-    if _pipes.reader_gone():
-        raise BrokenPipeError
+    _pipes.stop_without_reader()
     return False

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pyllm.cli import _backend_options, _mti_tables, _pipes
+from pyllm.cli import _backend_options, _models, _mti_tables, _pipes
 from pyllm.cli._console import Console, QuietOption, VerboseOption, open_console, stderr_is_terminal
 from pyllm.errors import SettingError
 
@@ -121,8 +121,8 @@ def run_command(
     timeout: _backend_options.TimeoutOption = 600.0,
     retries: _backend_options.RetriesOption = 6,
     template: _backend_options.TemplateOption = _backend_options.PromptTemplate.AUTO,
-    dtype: _backend_options.DtypeOption = _backend_options.Dtype.AUTO,
-    device: _backend_options.DeviceOption = "auto",
+    dtype: _models.DtypeOption = _models.Dtype.AUTO,
+    device: _models.DeviceOption = "auto",
     batch_size: _backend_options.BatchSizeOption = None,
     reuse: _backend_options.ReuseOption = True,
     table_format: _pipes.FormatOption = None,
@@ -196,7 +196,7 @@ def run_command(
                 scoring=scoring.value,
                 budget=bounds,
                 progress=progress,
-                check=_stop_without_reader if to_stdout else None,
+                check=_pipes.stop_without_reader if to_stdout else None,
             )
         except KeyboardInterrupt as interrupt:
             progress.finish()
@@ -297,9 +297,3 @@ def _decoding(
         top_p=top_p if top_p is not None else 1.0,
         stop=tuple(stop or ()),
     )
-
-
-def _stop_without_reader() -> None:
-    """End early when the reader of stdout has gone; finished calls are kept."""
-    if _pipes.reader_gone():
-        raise BrokenPipeError

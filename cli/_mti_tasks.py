@@ -115,9 +115,7 @@ def describe_command(
 
 
 def compose_command(
-    specs: Annotated[
-        list[Path], typer.Argument(metavar="SPEC", help="One YAML file a task; see docs/mti-tasks.md.")
-    ],
+    specs: Annotated[list[Path], typer.Argument(metavar="SPEC", help="One YAML file a task; see docs/mti-tasks.md.")],
     *,
     data: Annotated[
         Path | None,

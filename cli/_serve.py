@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pyllm.cli import _stream_options
+from pyllm.cli import _models, _stream_options
 from pyllm.cli._console import QuietOption, VerboseOption, open_console
 from pyllm.cli._signals import StoppedBySignal
 from pyllm.errors import PrerequisiteError, SettingError
@@ -119,8 +119,8 @@ def serve_command(
         float,
         typer.Option("--grace", metavar="SECONDS", min=0, help="How long answers may go on after Ctrl-C or SIGTERM."),
     ] = 10.0,
-    dtype: _stream_options.DtypeOption = _stream_options.Dtype.AUTO,
-    device: _stream_options.DeviceOption = "auto",
+    dtype: _models.DtypeOption = _models.Dtype.AUTO,
+    device: _models.DeviceOption = "auto",
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
@@ -188,7 +188,7 @@ class _Loading:
     """How the model is loaded."""
 
     template: _stream_options.AnswerTemplate
-    dtype: _stream_options.Dtype
+    dtype: _models.Dtype
     device: str
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pyllm.cli import _pipes, _stream_options
+from pyllm.cli import _models, _pipes, _stream_options
 from pyllm.cli import _stream_bench_options as options
 from pyllm.cli._console import Console, QuietOption, VerboseOption, open_console
 from pyllm.cli._stream_bench_texts import (
@@ -99,8 +99,8 @@ def _choice_command(task: "Task", *, cache: str, decay: str, most: str, titles: 
         limit: options.LimitOption = None,
         seed: options.SeedOption = 0,
         template: options.TemplateOption = options.BenchTemplate.AUTO,
-        dtype: _stream_options.DtypeOption = _stream_options.Dtype.AUTO,
-        device: _stream_options.DeviceOption = "auto",
+        dtype: _models.DtypeOption = _models.Dtype.AUTO,
+        device: _models.DeviceOption = "auto",
         report: _pipes.ReportOption = None,
         quiet: QuietOption = False,
         verbose: VerboseOption = False,
@@ -191,8 +191,8 @@ def decay_command(
     limit: options.LimitOption = None,
     seed: options.SeedOption = 0,
     template: options.TemplateOption = options.BenchTemplate.AUTO,
-    dtype: _stream_options.DtypeOption = _stream_options.Dtype.AUTO,
-    device: _stream_options.DeviceOption = "auto",
+    dtype: _models.DtypeOption = _models.Dtype.AUTO,
+    device: _models.DeviceOption = "auto",
     report: _pipes.ReportOption = None,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
@@ -230,7 +230,7 @@ def _run_choices(
     most: dict[str, int | None],
     limit: int | None,
     template: options.BenchTemplate,
-    dtype: _stream_options.Dtype,
+    dtype: _models.Dtype,
     device: str,
     report: Path | None,
     console: Console,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pyllm.cli import _pipes, _stream_options
+from pyllm.cli import _models, _pipes, _stream_options
 from pyllm.cli import _stream_bench_options as options
 from pyllm.cli._console import QuietOption, VerboseOption, open_console
 from pyllm.cli._streams import identity_of
@@ -78,8 +78,8 @@ def fewshot_command(
     ] = None,
     limit: options.LimitOption = None,
     seed: options.SeedOption = 0,
-    dtype: _stream_options.DtypeOption = _stream_options.Dtype.AUTO,
-    device: _stream_options.DeviceOption = "auto",
+    dtype: _models.DtypeOption = _models.Dtype.AUTO,
+    device: _models.DeviceOption = "auto",
     report: _pipes.ReportOption = None,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
@@ -150,8 +150,8 @@ def ppl_command(
     ties: options.TiesOption = _stream_options.Ties.NEWER,
     baseline: options.BaselineOption = None,
     seed: options.SeedOption = 0,
-    dtype: _stream_options.DtypeOption = _stream_options.Dtype.AUTO,
-    device: _stream_options.DeviceOption = "auto",
+    dtype: _models.DtypeOption = _models.Dtype.AUTO,
+    device: _models.DeviceOption = "auto",
     report: _pipes.ReportOption = None,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
@@ -224,8 +224,8 @@ def attention_command(
     sentences: Annotated[int, typer.Option(metavar="N", min=1, help="How many texts to look at.")] = 256,
     tokens: Annotated[int, typer.Option(metavar="N", min=6, help="First tokens of each that are read.")] = 40,
     seed: options.SeedOption = 0,
-    dtype: _stream_options.DtypeOption = _stream_options.Dtype.AUTO,
-    device: _stream_options.DeviceOption = "auto",
+    dtype: _models.DtypeOption = _models.Dtype.AUTO,
+    device: _models.DeviceOption = "auto",
     report: _pipes.ReportOption = None,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pyllm.cli import _models
 from pyllm.errors import SettingError
 
 if TYPE_CHECKING:
@@ -76,15 +77,6 @@ class AnswerTemplate(StrEnum):
     AUTO = "auto"
     CHAT = "chat"
     VICUNA = "vicuna"
-
-
-class Dtype(StrEnum):
-    """Type of the weights."""
-
-    AUTO = "auto"
-    FLOAT32 = "float32"
-    BFLOAT16 = "bfloat16"
-    FLOAT16 = "float16"
 
 
 ModelOption = Annotated[str, typer.Option("--model", metavar="M", help="A folder, a hub id, or the embedded `nano`.")]
@@ -222,8 +214,6 @@ AnswerSeedOption = Annotated[
 AnswerTemplateOption = Annotated[
     AnswerTemplate, typer.Option("--template", help="auto: the model's chat template if it has one, else vicuna.")
 ]
-DtypeOption = Annotated[Dtype, typer.Option("--dtype", help="auto: float32 on the CPU, the checkpoint's own on a GPU.")]
-DeviceOption = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda|cuda:N", help="Where to compute.")]
 
 
 def budget_of(preset: PresetName | None, sinks: int | None, entropy: int | None, recent: int | None) -> "Budget":
@@ -318,7 +308,7 @@ def check_policy(settings: "StreamSettings") -> None:
         _logger.warning("spans have no part in policy `%s`, which gives tokens no scores", name)
 
 
-def load_model(source: "ModelSource", dtype: Dtype, device: str) -> "StreamModel":
+def load_model(source: "ModelSource", dtype: _models.Dtype, device: str) -> "StreamModel":
     from pyllm.lm.loading import choose_device, choose_dtype, load_config
     from pyllm.stream.model import load_stream_model
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pyllm.cli import _pipes, _stream_options
+from pyllm.cli import _models, _pipes, _stream_options
 from pyllm.cli._console import Console, QuietOption, VerboseOption, open_console, stderr_is_terminal
 from pyllm.cli._streams import identity_of
 
@@ -53,8 +53,8 @@ def recall_command(
         int, typer.Option(metavar="S", min=0, max=2**63 - 1, help="Of the dialogues, `random` and intervals.")
     ] = 0,
     template: _stream_options.TemplateOption = _stream_options.Template.AUTO,
-    dtype: _stream_options.DtypeOption = _stream_options.Dtype.AUTO,
-    device: _stream_options.DeviceOption = "auto",
+    dtype: _models.DtypeOption = _models.Dtype.AUTO,
+    device: _models.DeviceOption = "auto",
     report: _pipes.ReportOption = None,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pyllm.cli import _pipes, _stream_options, _streams
+from pyllm.cli import _models, _pipes, _stream_options, _streams
 from pyllm.cli._console import QuietOption, VerboseOption, open_console
 
 RUN_EXAMPLES = """\b
@@ -58,8 +58,8 @@ def run_command(
             show_default=False,
         ),
     ] = None,
-    dtype: _stream_options.DtypeOption = _stream_options.Dtype.AUTO,
-    device: _stream_options.DeviceOption = "auto",
+    dtype: _models.DtypeOption = _models.Dtype.AUTO,
+    device: _models.DeviceOption = "auto",
     out: _pipes.OutOption = None,
     table_format: _pipes.FormatOption = None,
     report: _pipes.ReportOption = None,
@@ -120,13 +120,7 @@ def run_command(
             source=_pipes.input_name(origin),
             batch=batch or (8 if loaded.device.type == "cpu" else 32),
             progress=progress,
-            check=_stop_without_reader,
+            check=_pipes.stop_without_reader,
         )
     _pipes.write_report(report, {"command": "stream run", **done.report})
     _pipes.write_output(done.table, out, table_format, [*steps, step("stream run", **facts)])
-
-
-def _stop_without_reader() -> None:
-    """End early when the reader of stdout has gone; finished conversations are kept."""
-    if _pipes.reader_gone():
-        raise BrokenPipeError

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pyllm.cli import _pipes, _stream_options
+from pyllm.cli import _models, _pipes, _stream_options
 from pyllm.cli._console import Console, QuietOption, VerboseOption, open_console, stderr_is_terminal
 
 if TYPE_CHECKING:
@@ -39,8 +39,8 @@ def plan_command(
         typer.Option(metavar="B", min=1, help="Dialogues at once; repeatable. Default: 1, 8, 64.", show_default=False),
     ] = None,
     dtype: Annotated[
-        _stream_options.Dtype, typer.Option(help="Of weights, keys and values. auto: the checkpoint's own.")
-    ] = _stream_options.Dtype.AUTO,
+        _models.Dtype, typer.Option(help="Of weights, keys and values. auto: the checkpoint's own.")
+    ] = _models.Dtype.AUTO,
     bandwidth: Annotated[
         float | None,
         typer.Option(

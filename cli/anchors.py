@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pyllm.cli import _pipes
+from pyllm.cli import _models, _pipes
 from pyllm.cli._console import Console, QuietOption, VerboseOption, open_console
-from pyllm.cli.score import Dtype, Template
+from pyllm.cli.score import Template
 from pyllm.errors import SettingError
 
 if TYPE_CHECKING:
@@ -86,10 +86,8 @@ def anchors(
             show_default=False,
         ),
     ] = None,
-    dtype: Annotated[Dtype, typer.Option(help="auto: float32 on the CPU, the checkpoint's own on a GPU.")] = (
-        Dtype.AUTO
-    ),
-    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|cuda:N", help="Where the model computes.")] = "auto",
+    dtype: _models.DtypeOption = _models.Dtype.AUTO,
+    device: _models.DeviceOption = "auto",
     shape: _pipes.ShapeOption = _pipes.Shape.AUTO,
     strict: _pipes.StrictOption = False,
     bad_rows: _pipes.BadRowsOption = None,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from pyllm.cli import _baselines, _pipes, _plans
+from pyllm.cli import _baselines, _models, _pipes, _plans
 from pyllm.cli._console import Console, QuietOption, VerboseOption, open_console
 from pyllm.cli._signals import StoppedBySignal, stop_between_steps
 from pyllm.errors import SettingError
@@ -158,7 +158,7 @@ def finetune(
         float | None, typer.Option(metavar="W", help="Default: 0, which is Adam.", show_default=False)
     ] = None,
     precision: Annotated[Precision, typer.Option(help="auto: bf16 on a GPU, fp32 on the CPU.")] = Precision.AUTO,
-    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|cuda:N", help="Where to compute.")] = "auto",
+    device: _models.DeviceOption = "auto",
     micro_batch_tokens: Annotated[
         int | None,
         typer.Option(

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from pyllm.cli import _backend_options, _calls, _pipes
+from pyllm.cli import _backend_options, _calls, _models, _pipes
 from pyllm.cli._console import QuietOption, VerboseOption, open_console
 
 EXAMPLES = """\b
@@ -47,8 +47,8 @@ def generate(
     timeout: _backend_options.TimeoutOption = 600.0,
     retries: _backend_options.RetriesOption = 6,
     template: _backend_options.TemplateOption = _backend_options.PromptTemplate.AUTO,
-    dtype: _backend_options.DtypeOption = _backend_options.Dtype.AUTO,
-    device: _backend_options.DeviceOption = "auto",
+    dtype: _models.DtypeOption = _models.Dtype.AUTO,
+    device: _models.DeviceOption = "auto",
     batch_size: _backend_options.BatchSizeOption = None,
     out: _pipes.OutOption = None,
     table_format: _pipes.FormatOption = None,

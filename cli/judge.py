@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pyllm.cli import _backend_options, _calls, _judge_tables, _pipes
+from pyllm.cli import _backend_options, _calls, _judge_tables, _models, _pipes
 from pyllm.cli._console import QuietOption, VerboseOption, open_console
 from pyllm.errors import SettingError
 
@@ -87,8 +87,8 @@ def grade_command(
     timeout: _backend_options.TimeoutOption = 600.0,
     retries: _backend_options.RetriesOption = 6,
     template: _backend_options.TemplateOption = _backend_options.PromptTemplate.AUTO,
-    dtype: _backend_options.DtypeOption = _backend_options.Dtype.AUTO,
-    device: _backend_options.DeviceOption = "auto",
+    dtype: _models.DtypeOption = _models.Dtype.AUTO,
+    device: _models.DeviceOption = "auto",
     batch_size: _backend_options.BatchSizeOption = None,
     out: _pipes.OutOption = None,
     table_format: _pipes.FormatOption = None,
@@ -161,8 +161,8 @@ def pair_command(
     timeout: _backend_options.TimeoutOption = 600.0,
     retries: _backend_options.RetriesOption = 6,
     template: _backend_options.TemplateOption = _backend_options.PromptTemplate.AUTO,
-    dtype: _backend_options.DtypeOption = _backend_options.Dtype.AUTO,
-    device: _backend_options.DeviceOption = "auto",
+    dtype: _models.DtypeOption = _models.Dtype.AUTO,
+    device: _models.DeviceOption = "auto",
     batch_size: _backend_options.BatchSizeOption = None,
     out: _pipes.OutOption = None,
     table_format: _pipes.FormatOption = None,
@@ -245,8 +245,8 @@ def check_command(
     timeout: _backend_options.TimeoutOption = 600.0,
     retries: _backend_options.RetriesOption = 6,
     template: _backend_options.TemplateOption = _backend_options.PromptTemplate.AUTO,
-    dtype: _backend_options.DtypeOption = _backend_options.Dtype.AUTO,
-    device: _backend_options.DeviceOption = "auto",
+    dtype: _models.DtypeOption = _models.Dtype.AUTO,
+    device: _models.DeviceOption = "auto",
     batch_size: _backend_options.BatchSizeOption = None,
     out: _pipes.OutOption = None,
     table_format: _pipes.FormatOption = None,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pyllm.cli import _pipes
+from pyllm.cli import _models, _pipes
 from pyllm.cli._console import Console, QuietOption, VerboseOption, open_console
 from pyllm.errors import SettingError
 
@@ -38,15 +38,6 @@ class Template(StrEnum):
 
     NUGGETS = "nuggets"
     CHAT = "chat"
-
-
-class Dtype(StrEnum):
-    """Type of the weights."""
-
-    AUTO = "auto"
-    FLOAT32 = "float32"
-    BFLOAT16 = "bfloat16"
-    FLOAT16 = "float16"
 
 
 def score(
@@ -99,10 +90,8 @@ def score(
         int | None,
         typer.Option(metavar="N", help="Cut anchors to N tokens. Default: 512; 200 with --compat.", show_default=False),
     ] = None,
-    dtype: Annotated[Dtype, typer.Option(help="auto: float32 on the CPU, the checkpoint's own on a GPU.")] = (
-        Dtype.AUTO
-    ),
-    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|cuda:N", help="Where to compute.")] = "auto",
+    dtype: _models.DtypeOption = _models.Dtype.AUTO,
+    device: _models.DeviceOption = "auto",
     max_batch_tokens: Annotated[
         str,
         typer.Option(metavar="auto|N", help="Most anchor tokens of one forward pass; 1 reads one anchor at a time."),

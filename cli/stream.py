@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from pyllm.cli import _chat, _pipes, _serve, _stream_bench, _stream_options, _stream_run, _streams, _view
+from pyllm.cli import _chat, _models, _pipes, _serve, _stream_bench, _stream_options, _stream_run, _streams, _view
 from pyllm.cli._console import QuietOption, VerboseOption, open_console
 
 REPLAY_EXAMPLES = """\b
@@ -69,8 +69,8 @@ def replay_command(
     positions: _stream_options.PositionsOption = _stream_options.Positions.CACHE,
     seed: _stream_options.SeedOption = 0,
     template: _stream_options.TemplateOption = _stream_options.Template.AUTO,
-    dtype: _stream_options.DtypeOption = _stream_options.Dtype.AUTO,
-    device: _stream_options.DeviceOption = "auto",
+    dtype: _models.DtypeOption = _models.Dtype.AUTO,
+    device: _models.DeviceOption = "auto",
     out: _pipes.OutOption = None,
     table_format: _pipes.FormatOption = None,
     report: _pipes.ReportOption = None,
@@ -126,15 +126,9 @@ def replay_command(
         template=template.value,
     )
     with console.progress() as progress:
-        done = replay(loaded, found, settings, progress=progress, check=_stop_without_reader)
+        done = replay(loaded, found, settings, progress=progress, check=_pipes.stop_without_reader)
     from pyllm.provenance import step
 
     facts = {"settings": settings.as_dict(), "template": template.value, "weights_sha256": source.weights_sha256()}
     _pipes.write_report(report, done.report)
     _pipes.write_output(done.table, out, table_format, [*steps, step("stream replay", **facts)])
-
-
-def _stop_without_reader() -> None:
-    """End early when the reader of stdout has gone."""
-    if _pipes.reader_gone():
-        raise BrokenPipeError
