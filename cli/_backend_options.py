@@ -14,6 +14,13 @@ if TYPE_CHECKING:
 DEFAULT_KEY_VARIABLE = "OPENAI_API_KEY"
 
 
+class TrainedTemplate(StrEnum):
+    """Templates of text that `toolkit finetune` trains under."""
+
+    ALPACA = "alpaca"
+    NUGGETS = "nuggets"
+
+
 class PromptTemplate(StrEnum):
     """How prompts become what a local model reads."""
 
@@ -111,6 +118,7 @@ def open_backend(
     batch_size: int | None,
     reuse: bool,
     seed: int,
+    trained_template: TrainedTemplate | None = None,
 ) -> "Backend":
     """What the options name, ready to answer.
 
@@ -134,9 +142,12 @@ def open_backend(
             device=place,
             dtype=choose_dtype(dtype.value, place, load_config(source)),
             template=template.value,
+            trained_template=None if trained_template is None else trained_template.value,
             reuse=reuse,
             batch_rows=batch_size,
         )
+    if trained_template is not None:
+        raise SettingError("`--trained-template` is for local models: a server has its own template")
     if template is not PromptTemplate.AUTO:
         raise SettingError("`--template` is for local models: a server has its own", hint="leave it out")
     from pyllm.lm.backends.endpoint import EndpointBackend, EndpointSettings, key_from_environment

@@ -47,6 +47,14 @@ def generate(
     timeout: _backend_options.TimeoutOption = 600.0,
     retries: _backend_options.RetriesOption = 6,
     template: _backend_options.TemplateOption = _backend_options.PromptTemplate.AUTO,
+    trained_template: Annotated[
+        _backend_options.TrainedTemplate | None,
+        typer.Option(
+            help="Ask a local model as `toolkit finetune --template` trains it; what that command trained carries its"
+            " template.",
+            show_default=False,
+        ),
+    ] = None,
     dtype: _models.DtypeOption = _models.Dtype.AUTO,
     device: _models.DeviceOption = "auto",
     batch_size: _backend_options.BatchSizeOption = None,
@@ -93,6 +101,7 @@ def generate(
     backend = _backend_options.open_backend(
         model=model, endpoint=endpoint, api_key_env=api_key_env, concurrency=concurrency, timeout=timeout,
         retries=retries, template=template, dtype=dtype, device=device, batch_size=batch_size, reuse=True, seed=seed,
+        trained_template=trained_template,
     )  # fmt: skip
 
     from pyllm.judge.generation import generate_answers

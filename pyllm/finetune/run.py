@@ -39,10 +39,10 @@ from pyllm.finetune.packing_check import choose_packed_attention
 from pyllm.finetune.processes import from_first, world
 from pyllm.finetune.schedule import TrainingSchedule
 from pyllm.finetune.sequences import Sequences
-from pyllm.finetune.templates import give_template
 from pyllm.finetune.training import Saving, train
 from pyllm.lm.loading import load_pretrained, load_tokenizer
 from pyllm.lm.sources import is_hub_id
+from pyllm.lm.templates import give_template
 from pyllm.progress import Progress, no_progress
 
 _log = logging.getLogger(__name__)

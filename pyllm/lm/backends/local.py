@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from pyllm.data.tokens import TrainingTemplate
 from pyllm.errors import PrerequisiteError
 from pyllm.lm.backends.contract import Completion, Decoding, Done, Request
 from pyllm.lm.backends.decoding import Decoder, Row
@@ -29,6 +30,8 @@ from pyllm.lm.backends.slots import Prefix
 from pyllm.lm.backends.wording import TemplateName, Wording, WordingError
 from pyllm.lm.loading import load_pretrained, load_tokenizer
 from pyllm.lm.sources import ModelSource
+from pyllm.lm.templates import give_template
+from pyllm.lm.tokenizing import find_tokenizer
 
 _log = logging.getLogger(__name__)
 
@@ -245,6 +248,7 @@ def load_local_backend(
     device: torch.device,
     dtype: torch.dtype,
     template: TemplateName = "auto",
+    trained_template: TrainingTemplate | None = None,
     reuse: bool = True,
     batch_rows: int | None = None,
 ) -> LocalBackend:
@@ -255,6 +259,7 @@ def load_local_backend(
         device: Where to put it.
         dtype: Type of its weights.
         template: How conversations are written.
+        trained_template: Write them as training under this template does; None for the tokenizer's own.
         reuse: Compute what prompts share once.
         batch_rows: Most requests at once; None for what suits the device.
 
@@ -263,6 +268,8 @@ def load_local_backend(
         SettingError: The template is `chat`, and the tokenizer has none.
     """
     tokenizer = load_tokenizer(source)
+    if trained_template is not None:
+        give_template(tokenizer, trained_template, find_tokenizer(source.name))
     model = load_pretrained(source, dtype=dtype, attention=None)
     try:
         model = model.to(device).eval()
@@ -275,4 +282,7 @@ def load_local_backend(
     decoder = Decoder(model, getattr(config, "max_position_embeddings", None))
     with torch.inference_mode():
         decoder.check()
-    return LocalBackend(decoder, wording, source.digests(), reuse, batch_rows)
+    identity: dict[str, Any] = {**source.digests()}
+    if trained_template is not None:
+        identity["trained_template"] = trained_template
+    return LocalBackend(decoder, wording, identity, reuse, batch_rows)

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from pyllm.data.examples import Example
+from pyllm.data.tokens import plain_encoder, text_rows
 from pyllm.errors import PrerequisiteError, SettingError
 from pyllm.lm.backends.contract import Completion, Decoding, Message, Request, seed_of
 from pyllm.lm.backends.decoding import Decoder
@@ -22,6 +24,7 @@ from pyllm.lm.backends.prefixes import (
 from pyllm.lm.backends.sampling import choose_tokens, gumbel_noise
 from pyllm.lm.backends.slots import Prefix
 from pyllm.lm.sources import ModelSource, find_model
+from pyllm.lm.tokenizing import find_tokenizer
 from tests.support.tiny_models import CONFIGS, save_tiny_model
 
 DEMO = "In the old house by the sea there lived a man who counted the waves each night. " * 2
@@ -175,6 +178,24 @@ def test_a_model_without_a_chat_template(tmp_path: Path) -> None:
     assert load(source, template="auto").facts()["template"] == "none"
     with pytest.raises(SettingError, match="no chat template"):
         load(source, template="chat")
+
+
+def test_a_trained_template_is_that_of_training(tmp_path: Path) -> None:
+    source = find_model(str(save_tiny_model(tmp_path)))
+    backend = load_local_backend(source, device=CPU, dtype=torch.float32, trained_template="alpaca")
+    (trained,) = text_rows(
+        [Example("", "", 0, "Sort these.", None, "x", None, None)],
+        "alpaca",
+        plain_encoder(find_tokenizer(source.name)),
+        start_id=0,
+        end_id=None,
+    )
+    asked = backend.wording.ids((Message("user", "Sort these."),)).tolist()
+    assert trained is not None
+    assert trained.ids[: len(asked)] == asked
+    assert len(trained.ids) == len(asked) + 1
+    assert backend.facts()["template"] == "chat"
+    assert backend.facts()["trained_template"] == "alpaca"
 
 
 def test_a_model_that_remembers_otherwise_is_refused(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 from pyllm.data.examples import Example, Message
 from pyllm.data.framing import common_prefix
 from pyllm.data.tokens import TrainingTokenizer, render_training, text_rows
-from pyllm.finetune.templates import chat_template, give_template
+from pyllm.lm.templates import chat_template, give_template
 from tests.support import slow_packer
 from tests.support.tiny_models import tiny_tokenizer
 
