@@ -69,6 +69,8 @@ def pairs_text(summaries: Sequence["PairSummary"]) -> str:
 
 def strengths_text(found: Sequence["Strength"]) -> str:
     """Strengths of several models on one scale."""
+    if not found:
+        return "no strengths: some models have no pair that was judged whole\n"
     rows = [[readable(each.label), f"{each.strength:+.2f}", _range(each.interval, signed=True)] for each in found]
     columns = [Column("model", "word"), Column("strength (log-odds)", "number"), Column("95 % interval", "number")]
     return draw_table(columns, rows, terminal=stderr_is_terminal())

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pyllm.cli import _backend_options, _calls, _judge_tables, _models, _pipes
+from pyllm.cli import _backend_options, _calls, _judge_runs, _judge_tables, _models, _pipes
 from pyllm.cli._console import QuietOption, VerboseOption, open_console
 from pyllm.errors import SettingError
 
@@ -57,6 +57,9 @@ LimitOption = Annotated[
 ]
 
 app = typer.Typer(help="Have answers judged by a model, and judge the judge.", epilog=EXAMPLES, rich_markup_mode=None)
+
+
+app.command("baselines", epilog=_judge_runs.BASELINES_EXAMPLES)(_judge_runs.baselines_command)
 
 
 @app.callback(invoke_without_command=True)

@@ -40,6 +40,8 @@ CHECKPOINTS = "checkpoints"
 FINAL = "final"
 DATA = "data"
 BASELINES = "baselines"
+JUDGED = "judge"
+"""What `toolkit judge baselines` keeps beside a run; no part of it."""
 
 _PREFIX = "checkpoint-"
 

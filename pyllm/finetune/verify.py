@@ -22,6 +22,7 @@ from pyllm.finetune.folder import (
     DATA,
     EVENTS,
     FINAL,
+    JUDGED,
     MANIFEST,
     RECORD,
     checkpoint_path,
@@ -282,7 +283,7 @@ class _Check:
 
     def foreign(self, runs: list[Path]) -> list[str]:
         """Files that nothing names: of an unfinished run, only those where none of its own would be."""
-        growing = [*runs]
+        growing = [*runs, self.run / JUDGED]
         if not self.finished:
             growing += [self.run / name for name in (EVENTS, FINAL, f"{FINAL}.partial", BASELINES, _TRL_NOTE)]
             growing += [path for path in self._checkpoints() if not (path / MANIFEST).is_file()]

@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float
 
+from pyllm.errors import SettingError
 from pyllm.stats.bootstrap import DEFAULT_RESAMPLES
 from pyllm.stats.intervals import Interval
 from pyllm.stats.preference import LengthControlled, bradley_terry, length_controlled
@@ -217,13 +218,12 @@ class Strength:
 def strengths(table: pl.DataFrame, labels: Sequence[str], *, seed: int) -> list[Strength]:
     """Strengths of several sides, from the pairs that were judged whole, strongest first.
 
+    None where the judge left some sides without a whole pair that ties them to the others.
+
     Args:
         table: As `summarize_pairs` takes it.
         labels: The sides.
         seed: Of the draws of prompts.
-
-    Raises:
-        SettingError: Some sides have no judged pair that ties them to the others.
     """
     pairs = whole_pairs(table)
     number = {label: place for place, label in enumerate(labels)}
@@ -233,7 +233,10 @@ def strengths(table: pl.DataFrame, labels: Sequence[str], *, seed: int) -> list[
     points = pairs["points"].to_numpy()
     np.add.at(won, (prompt.reshape(-1), a, b), points)
     np.add.at(won, (prompt.reshape(-1), b, a), 1 - points)
-    fitted = bradley_terry(won.sum(axis=0))
+    try:
+        fitted = bradley_terry(won.sum(axis=0))
+    except SettingError:
+        return []
     generator = np.random.default_rng(seed)
     drawn = []
     for _ in range(_STRENGTH_RESAMPLES):

@@ -241,3 +241,22 @@ def test_the_command_prints_the_table(tmp_path, capsys):
     assert f"- {table['verdicts']['random']}" in lines
     assert np.isfinite(table["comparisons"][1]["per_token"]["low"])
     assert '"baselines"' in report.read_text()
+    _judged(folder, tmp_path, capsys)
+
+
+def _judged(folder, tmp_path, capsys):
+    """The checkpoints are judged in one line, and what comes of it is no fault of the run."""
+    prompts = write_jsonl(tmp_path / "prompts.jsonl", [{"id": f"p{number}", "prompt": "Is it?"} for number in range(2)])
+    words = ["judge", "baselines", str(folder.run), str(prompts), "--judge", str(folder.model), "--max-new-tokens", "3"]
+    assert main(words) == 0
+    assert "selected random" in " ".join(capsys.readouterr().err.split())
+        "selected random", "selected  random"
+    )
+    assert {"answers-selected.parquet", "answers-random.parquet", "verdicts.parquet", "pairs.json"} <= {
+        path.name for path in (folder.run / "judge").iterdir()
+    }
+    verdicts = read_table(folder.run / "judge" / "verdicts.parquet")[0]
+    assert verdicts.height == 4
+    assert verdicts["verdict"].null_count() == 4  # a random model gives none, and none is guessed
+    assert main(["verify", str(folder.run)]) == 0
+    capsys.readouterr()
