@@ -250,8 +250,6 @@ def _judged(folder, tmp_path, capsys):
     words = ["judge", "baselines", str(folder.run), str(prompts), "--judge", str(folder.model), "--max-new-tokens", "3"]
     assert main(words) == 0
     assert "selected random" in " ".join(capsys.readouterr().err.split())
-        "selected random", "selected  random"
-    )
     assert {"answers-selected.parquet", "answers-random.parquet", "verdicts.parquet", "pairs.json"} <= {
         path.name for path in (folder.run / "judge").iterdir()
     }
