@@ -162,7 +162,8 @@ class Dialogue:
             if self._fades:
                 self.memory.decay()
                 self._fades = False
-            for part in whole[start : start + length].split(self.part_tokens):
+            piece = whole[start : start + length]
+            for part in (piece,) if length <= self.part_tokens else piece.split(self.part_tokens):
                 self._take_in(part, (yield part))
             start += length
         self._check_budget()

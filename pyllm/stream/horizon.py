@@ -55,28 +55,37 @@ class ScoreHistory:
     """How large the scores of a dialogue were so far, and how long its turns."""
 
     def __init__(self) -> None:
-        self.counts: Float[ndarray, " levels"] = np.zeros(2 * _SPAN + 1)
-        """Tokens read at each level, faded."""
+        self._counts: Float[ndarray, " levels"] = np.zeros(2 * _SPAN + 1)
+        self._uncounted: list[Float[ndarray, " new"]] = []
         self.turns = 0.0
         """Turns read, faded alike."""
         self.turn_tokens = 0
         """Tokens of the present turn so far."""
 
+    @property
+    def counts(self) -> Float[ndarray, " levels"]:
+        """Tokens read at each level, faded."""
+        if self._uncounted:
+            self._counts += np.bincount(levels(np.concatenate(self._uncounted)), minlength=len(self._counts))
+            self._uncounted.clear()
+        return self._counts
+
     def add(self, nats: Float[ndarray, " new"]) -> None:
-        """Take in the scores of tokens that were read."""
-        self.counts += np.bincount(levels(nats), minlength=len(self.counts))
+        """Take in the scores of tokens that were read; they are counted when somebody looks."""
+        self._uncounted.append(nats.copy())
         self.turn_tokens += len(nats)
 
     def correct(self, before: float, after: float) -> None:
         """Count a token of the present turn at another score than it came with."""
         old, new = levels(np.array([before, after]))
-        self.counts[old] -= 1.0
-        self.counts[new] += 1.0
+        counts = self.counts
+        counts[old] -= 1.0
+        counts[new] += 1.0
 
     def end_turn(self) -> None:
         """What was read since the last call was a turn; it begins to fade."""
         fade = (1.0 - 1.0 / MEMORY_TOKENS) ** self.turn_tokens
-        self.counts *= fade
+        self._counts = self.counts * fade
         self.turns = (self.turns + 1.0) * fade
         self.turn_tokens = 0
 
@@ -87,13 +96,14 @@ class ScoreHistory:
             horizon_turns: How many turns back to remember.
             budget: Of the cache.
         """
-        total = float(self.counts.sum())
+        counts = self.counts
+        total = float(counts.sum())
         if total <= 0.0 or self.turns <= 0.0:
             return 1.0
-        at_least = np.cumsum(self.counts[::-1])[::-1]
+        at_least = np.cumsum(counts[::-1])[::-1]
         key = int(np.flatnonzero(at_least >= KEY_SHARE * total)[-1])
-        there = np.flatnonzero(self.counts > 0.0)
-        weights, below = self.counts[there], np.maximum(key - there, 0).astype(np.float64)
+        there = np.flatnonzero(counts > 0.0)
+        weights, below = counts[there], np.maximum(key - there, 0).astype(np.float64)
         a_turn = total / self.turns
         wanted = total * min(kept_for_score(budget, a_turn) / a_turn, LARGEST_SHARE * horizon_turns)
         # Sums that are equal but for rounding are equal.
@@ -118,7 +128,7 @@ class ScoreHistory:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take over what `state` gave; a state of a version without it begins anew."""
         if "history_counts" in state:
-            self.counts = state["history_counts"]
+            self._counts, self._uncounted = state["history_counts"], []
             self.turns, self.turn_tokens = float(state["history_turns"][0]), int(state["history_turns"][1])
 
 

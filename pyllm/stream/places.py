@@ -43,17 +43,37 @@ class Places:
     def __init__(self, positions: Positions, limit_tokens: int | None) -> None:
         self._limit = limit_tokens if positions == "rebase" else None
         self._renumbered = positions != "rebase"
-        self.at: Int[Tensor, " cached"] = torch.empty(0, dtype=torch.int64)
-        """Present position of each token held."""
-        self.written_at: Int[Tensor, " cached"] = torch.empty(0, dtype=torch.int64)
-        """Position it was written at."""
+        self._at: Int[Tensor, " settled"] = torch.empty(0, dtype=torch.int64)
+        self._written_at: Int[Tensor, " settled"] = torch.empty(0, dtype=torch.int64)
+        self._newest = 0
+        """Tokens behind the settled ones: they came one after another up to `next`, and were written where they are."""
         self.next = 0
         """Position of the token that comes next."""
 
     @property
     def tokens(self) -> int:
         """Tokens held."""
-        return self.at.shape[0]
+        return self._at.shape[0] + self._newest
+
+    @property
+    def at(self) -> Int[Tensor, " cached"]:
+        """Present position of each token held."""
+        self._settle()
+        return self._at
+
+    @property
+    def written_at(self) -> Int[Tensor, " cached"]:
+        """Position it was written at."""
+        self._settle()
+        return self._written_at
+
+    def _settle(self) -> None:
+        """Write the newest down; token by token, that would cost more than all else that is kept of a token."""
+        if self._newest:
+            newest = torch.arange(self.next - self._newest, self.next)
+            self._at = torch.cat([self._at, newest])
+            self._written_at = torch.cat([self._written_at, newest])
+            self._newest = 0
 
     def rebase(self, count: int) -> Int[Tensor, " cached"] | None:
         """Move all tokens to their place in the cache, if `count` more would pass the limit.
@@ -65,16 +85,14 @@ class Places:
             return None
         now = torch.arange(self.tokens)
         shifts = now - self.at
-        self.at, self.written_at, self.next = now, now.clone(), self.tokens
+        self._at, self._written_at, self.next = now, now.clone(), len(now)
         return shifts
 
     def add(self, count: int) -> Int[Tensor, " new"]:
         """Take in new tokens; their positions."""
-        new = torch.arange(self.next, self.next + count)
-        self.at = torch.cat([self.at, new])
-        self.written_at = torch.cat([self.written_at, new])
+        self._newest += count
         self.next += count
-        return new
+        return torch.arange(self.next - count, self.next)
 
     def keep(self, kept: Int[Tensor, " kept"]) -> Move | None:
         """Take every other token out; None where all stay.
@@ -85,25 +103,27 @@ class Places:
         kept = kept.to("cpu", torch.int64)
         if len(kept) == self.tokens:
             return None
+        self._settle()
         gaps = (kept != torch.arange(len(kept))).nonzero()
         first = int(gaps[0]) if len(gaps) else len(kept)
-        self.at = torch.arange(len(kept)) if self._renumbered else self.at[kept]
-        self.written_at = self.written_at[kept]
+        self._at = torch.arange(len(kept)) if self._renumbered else self._at[kept]
+        self._written_at = self._written_at[kept]
         if not self._renumbered:
             return Move(first, kept[first:], None)
         self.next = len(kept)
-        return Move(first, kept[first:], (self.at - self.written_at)[first:])
+        return Move(first, kept[first:], (self._at - self._written_at)[first:])
 
     def crop(self, tokens_to_remove: int) -> None:
         """Take the newest tokens out again, as if they had never come; how many, with either sign."""
         count = min(abs(tokens_to_remove), self.tokens)
         if count:
-            self.next = int(self.at[-count])
-            self.at, self.written_at = self.at[:-count], self.written_at[:-count]
+            self._settle()
+            self.next = int(self._at[-count])
+            self._at, self._written_at = self._at[:-count], self._written_at[:-count]
 
     def reset(self) -> None:
         """Forget everything."""
-        self.at, self.written_at, self.next = self.at[:0], self.written_at[:0], 0
+        self._at, self._written_at, self._newest, self.next = self._at[:0], self._written_at[:0], 0, 0
 
     def state(self) -> dict[str, Tensor]:
         """Everything to go on from, by name."""
@@ -111,4 +131,5 @@ class Places:
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Take over what `state` gave."""
-        self.at, self.written_at, self.next = state["at"].clone(), state["written_at"].clone(), int(state["next"])
+        self._at, self._written_at = state["at"].clone(), state["written_at"].clone()
+        self._newest, self.next = 0, int(state["next"])
