@@ -75,7 +75,7 @@ def serve_command(
     recent: _stream_options.RecentOption = None,
     decay: _stream_options.DecayOption = None,
     horizon_turns: _stream_options.HorizonOption = None,
-    span_after: _stream_options.SpanAfterOption = 0,
+    span_after: _stream_options.LiveSpanAfterOption = None,
     span_before: _stream_options.SpanBeforeOption = 0,
     ties: _stream_options.TiesOption = None,
     compat: _stream_options.CompatOption = None,
@@ -146,7 +146,9 @@ def serve_command(
         score=score.value,
         first_token=first_token.value,
         **fading,
-        span_after=span_after,
+        span_after=_stream_options.live_span_after(
+            span_after, policy, score, published=preset is not None or compat is not None
+        ),
         span_before=span_before,
         ties=None if ties is None else ties.value,
         positions=positions.value,

@@ -153,6 +153,17 @@ HorizonOption = Annotated[
 SpanAfterOption = Annotated[
     int, typer.Option("--span-after", metavar="A", min=0, help="Tokens that a high score takes along behind it.")
 ]
+LiveSpanAfterOption = Annotated[
+    int | None,
+    typer.Option(
+        "--span-after",
+        metavar="A",
+        min=0,
+        help="Tokens that a high score takes along behind it. Default: 8 for sirllm by surprisal, else 0; with a preset"
+        " of the paper 0.",
+        show_default=False,
+    ),
+]
 SpanBeforeOption = Annotated[
     int, typer.Option("--span-before", metavar="B", min=0, help="Tokens that it takes along before it.")
 ]
@@ -243,6 +254,22 @@ def fading(decay: str | None, horizon_turns: int | None, preset: PresetName | No
     if decay is not None:
         return {"decay": float(decay)}
     return {"decay": 1.0 if preset is None else PRESETS[preset.value].decay}
+
+
+def live_span_after(given: int | None, policy: str, score: Score = Score.SURPRISAL, *, published: bool = False) -> int:
+    """Tokens that a high score takes along in a dialogue that is answered.
+
+    Args:
+        given: What was asked for; None where nothing was.
+        policy: The policy.
+        score: What a token is worth to it.
+        published: Whether the paper's own settings were asked for.
+    """
+    from pyllm.stream.settings import LIVE_SPAN_AFTER
+
+    if given is not None:
+        return given
+    return LIVE_SPAN_AFTER if policy == "sirllm" and score is Score.SURPRISAL and not published else 0
 
 
 def chat_budget(

@@ -33,7 +33,7 @@ def run_command(
     recent: _stream_options.RecentOption = None,
     decay: _stream_options.DecayOption = None,
     horizon_turns: _stream_options.HorizonOption = None,
-    span_after: _stream_options.SpanAfterOption = 0,
+    span_after: _stream_options.LiveSpanAfterOption = None,
     span_before: _stream_options.SpanBeforeOption = 0,
     evict_block: _stream_options.EvictBlockOption = 32,
     batch: Annotated[
@@ -90,7 +90,7 @@ def run_command(
         policy=policy,
         budget=budget,
         **_stream_options.fading(decay, horizon_turns),
-        span_after=span_after,
+        span_after=_stream_options.live_span_after(span_after, policy),
         span_before=span_before,
         seed=seed if policy == "random" else 0,
     )

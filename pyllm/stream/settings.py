@@ -19,6 +19,8 @@ PIECE_TOKENS = 64
 
 
 DEFAULT_HORIZON_TURNS = 20
+LIVE_SPAN_AFTER = 8
+"""What a dialogue that is answered takes along behind a surprising token, as measured: docs/stream-measuring.md."""
 """How many turns back a decay that follows from a horizon remembers, where nothing else is said."""
 
 
