@@ -16,7 +16,7 @@ import pytest
 
 # The page stands in a frame of the same origin, so that this script can press and measure what its own rules forbid to
 # anything on the page.
-_FRAME = """<!doctype html><meta charset="utf-8"><body style="margin:0"><script>
+_FRAME = """<!doctype html><meta charset="utf-8"><link rel="icon" href="data:,"><body style="margin:0"><script>
 const begun = performance.now();
 function look(frame) {
   const opened = performance.now() - begun, page = frame.contentDocument, view = frame.contentWindow;
