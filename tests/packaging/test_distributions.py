@@ -60,6 +60,8 @@ def expected_modules(repository_root: Path) -> set[str]:
 def test_wheel_holds_every_module_and_the_files_they_need(wheel: Path, repository_root: Path) -> None:
     names = names_in(wheel)
     assert "pyllm/cli/app.py" in names
+    pages = [f"pyllm/{place}/page.{kind}" for place in ("report", "stream/view") for kind in ("html", "css", "js")]
+    assert set(pages) <= set(names)
     assert expected_modules(repository_root) - names == set()
     assert {"pyllm/py.typed", "pyllm/_core.pyi"} <= names
     nano = repository_root / "pyllm" / "lm" / "nano"
