@@ -23,7 +23,7 @@ from tests.support.shell import environment, toolkit_path
 from tests.support.tiny_models import save_tiny_model
 
 KEY = "a-secret-key"
-SMALL = ["--cache", "64", "--sinks", "2", "--recent", "8", "--max-new-tokens", "12", "--seed", "3"]
+SMALL = ["--cache", "64", "--sinks", "2", "--recent", "8", "--span-after", "0", "--max-new-tokens", "12", "--seed", "3"]
 
 
 @pytest.fixture(scope="module")
