@@ -364,7 +364,7 @@ class TestProcesses:
     """Real processes, killed and told to stop."""
 
     @pytest.mark.timeout(300)  # two processes that import torch
-    @pytest.mark.parametrize("kind", OPTIONS)
+    @pytest.mark.parametrize("kind", ["full", pytest.param("lora", marks=pytest.mark.soak)])
     def test_two_kills(
         self, runs: TinyRuns, undisturbed: dict[str, bytes], in_folder: Path, kind: str, shell: Shell
     ) -> None:

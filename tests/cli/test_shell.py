@@ -3,7 +3,6 @@
 import os
 import re
 import signal
-import statistics
 import subprocess
 import sys
 import sysconfig
@@ -114,16 +113,15 @@ def cpu_seconds(command, cwd):
 def test_help_costs_at_most_three_imports_of_typer_and_rich(tmp_path):
     base = [sys.executable, "-c", "import typer, rich.console"]
     helps = {words: [toolkit_path(), *words.split(), "--help"] for words in HELPS}
-    for command in (base, *helps.values()):
-        cpu_seconds(command, tmp_path)
     seen = {words: [] for words in ("base", *HELPS)}
-    for _ in range(5):
+    for _ in range(3):
         seen["base"].append(cpu_seconds(base, tmp_path))
         for words, command in helps.items():
             seen[words].append(cpu_seconds(command, tmp_path))
-    medians = {words: statistics.median(times) for words, times in seen.items()}
-    limit = 3 * medians.pop("base")
-    assert {words: seconds for words, seconds in medians.items() if seconds > limit} == {}
+    # The least of a few: whatever else the machine does only adds.
+    least = {words: min(times) for words, times in seen.items()}
+    limit = 3 * least.pop("base")
+    assert {words: seconds for words, seconds in least.items() if seconds > limit} == {}
 
 
 class TestExitCodes:

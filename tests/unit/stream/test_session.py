@@ -140,7 +140,8 @@ def test_every_broken_save_leaves_the_turn_before_or_the_whole_turn(model, tmp_p
     assert outcomes == {1, 2}
 
 
-def test_fifty_kills_lose_nothing_but_the_running_turn(model, tmp_path):
+@pytest.mark.parametrize("kills", [12, pytest.param(50, marks=pytest.mark.soak)])
+def test_kills_lose_nothing_but_the_running_turn(model, tmp_path, kills):
     voice, sampling = Voice(tiny_tokenizer(), model), Sampling(temperature=1.0, max_new_tokens=6)
     settings = StreamSettings(budget=Budget(2, 54, 8), decay=0.9, span_after=2)
     moments = random.Random(0)
@@ -162,9 +163,9 @@ def test_fifty_kills_lose_nothing_but_the_running_turn(model, tmp_path):
     warm.ask("question")
     # On a busy machine a turn takes many times longer: kills come within the first few turns on any.
     turn_seconds = max(0.02, time.perf_counter() - begun)
-    for _ in range(50):
+    for _ in range(kills):
         reader, writer = os.pipe()
-        # A fork has the model already; a new process would take seconds to load it, fifty times.
+        # A fork has the model already; a new process would take seconds to load it each time.
         child = os.fork()
         if child == 0:
             try:
