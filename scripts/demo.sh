@@ -21,3 +21,4 @@ rm -rf demo/run
 run toolkit score demo/pool.jsonl --anchors demo/anchors.jsonl --model nano --run demo/run --out demo/scores.parquet
 run toolkit select demo/scores.parquet --top 50% --out demo/best.parquet
 run python examples/nano/figures.py demo/scores.parquet demo/best.parquet
+run toolkit report demo/scores.parquet demo/best.parquet --out demo/report.html

@@ -1,12 +1,17 @@
-"""Golden scores the plain way, one pair at a time in padded batches, and how well they tell right rows from wrong.
+"""What nano can do: the table of its model card, each line with an interval.
 
-It shares the template and the framing with `toolkit score`, so documents and pairs are the text that the toolkit
-reads, but none of its model code. Run as a script it measures a trained folder on fresh pools:
+    python examples/nano/evaluate.py pyllm/lm/nano --out RUNS --json examples/nano/figures.json
 
-    python examples/nano/evaluate.py pyllm/lm/nano --pools 5
+Far memory, perplexity and tagged answers are measured by `toolkit stream bench` and `toolkit mti`, whose run folders
+lie under --out. Golden scores are computed here the plain way, one pair at a time in padded batches: with the template
+and the framing of `toolkit score`, but none of its model code.
 """
 
 import argparse
+import contextlib
+import json
+import math
+import os
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,23 +19,20 @@ from pathlib import Path
 from random import Random
 
 import numpy as np
+import skills
 import torch
+from texts import prompt_of
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from world import SKILLS, Row, facts, pool_and_anchors
 
-from pyllm.data.examples import Example
 from pyllm.data.framing import TextFraming
-from pyllm.data.prompts import Prompt, render_nuggets
 from pyllm.stats.auc import area_under_roc
+from pyllm.stats.bootstrap import paired_bootstrap
 
 POOL_ROWS, ANCHORS = 80, 30
+RECALL_POLICIES = "full,streaming,random,random+4,random+8,sirllm,sirllm+2,sirllm+4,sirllm+8"
 _SEQUENCES_PER_BATCH = 256
-
-
-def prompt_of(row: Row) -> Prompt:
-    """A row in the scoring template."""
-    return render_nuggets(Example("", "", 0, row.instruction, row.input, row.output, None, None))
 
 
 @torch.inference_mode()
@@ -53,10 +55,10 @@ def _chunks(items: Sequence[int], size: int) -> Iterator[Sequence[int]]:
         yield items[start : start + size]
 
 
-def golden_scores(
+def one_shot_gains(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], anchors: Sequence[Row]
-) -> list[float]:
-    """Share of anchors whose answer is likelier behind each row than alone."""
+) -> np.ndarray:
+    """By how much each anchor's answer is likelier behind each row than alone, in nats, `[rows, anchors]`."""
     framing = TextFraming(tokenizer)
     encoded = framing.anchors([prompt_of(row) for row in anchors])
     demonstrations = framing.demonstrations([prompt_of(row) for row in rows])
@@ -64,7 +66,7 @@ def golden_scores(
     sequences = [prefix + anchor.ids for prefix in prefixes for anchor in encoded]
     starts = [len(prefix) + anchor.answer_start for prefix in prefixes for anchor in encoded]
     nats = np.array(answer_nats(model, sequences, starts)).reshape(len(prefixes), len(anchors))
-    return [float(share) for share in (nats[1:] > nats[0]).mean(axis=1)]
+    return np.asarray(nats[1:] - nats[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +78,18 @@ class Separation:
         golden_near: Golden scores, with only those wrong rows whose answer is of the right kind.
         longest: Tokens of the row.
         random: A random number.
+        gain_right: Not an area: mean gain in nats of an anchor behind a right row.
+        gain_wrong: The same behind a wrong row.
+        middling: Not an area: share of rows with a golden score above 0.1 and below 0.9.
     """
 
     golden: float
     golden_near: float
     longest: float
     random: float
+    gain_right: float
+    gain_wrong: float
+    middling: float
 
 
 def separation(
@@ -106,7 +114,8 @@ def separation(
     pool, clean = pool_and_anchors(rows, anchors, noise=0.5, seed=seed)
     if noisy_anchors:
         clean, pool = pool[:anchors], pool[anchors:]
-    scores = np.array(golden_scores(model, tokenizer, pool, clean))
+    gains = one_shot_gains(model, tokenizer, pool, clean)
+    scores = (gains > 0).mean(axis=1)
     is_right = np.array([row.is_right for row in pool])
     near = is_right | np.array([_skill_asked(row) == _skill_of_answer(row) for row in pool])
     lengths = [demo.demo_tokens for demo in TextFraming(tokenizer).demonstrations([prompt_of(row) for row in pool])]
@@ -116,6 +125,9 @@ def separation(
         golden_near=area_under_roc(scores[near], is_right[near]),
         longest=area_under_roc(np.array(lengths, dtype=np.float64), is_right),
         random=area_under_roc(np.array([rng.random() for _ in pool]), is_right),
+        gain_right=float(gains[is_right].mean()),
+        gain_wrong=float(gains[~is_right].mean()),
+        middling=float(((scores > 0.1) & (scores < 0.9)).mean()),
     )
 
 
@@ -128,24 +140,117 @@ def _skill_of_answer(row: Row) -> int:
     return next(fact.skill for fact in facts() if fact.answer == row.output)
 
 
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One line of the table.
+
+    Args:
+        name: What was measured.
+        value: What came out.
+        low: Where its interval begins.
+        high: Where it ends.
+    """
+
+    name: str
+    value: float
+    low: float
+    high: float
+
+
+def noise_figures(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pools: int, seed: int) -> list[Figure]:
+    """Golden scores on fresh pools, with clean anchors and with anchors as wrong as the pool; ranges over pools."""
+    figures = []
+    for label, noisy in (("", False), (", noisy anchors", True)):
+        found = [separation(model, tokenizer, seed=seed + number, noisy_anchors=noisy) for number in range(pools)]
+        for name in Separation.__slots__:
+            values = [float(getattr(one, name)) for one in found]
+            spread = paired_bootstrap(np.array(values), np.zeros(pools), seed=seed).interval
+            figures.append(Figure(f"{name}{label}", statistics.mean(values), spread.low, spread.high))
+    return figures
+
+
+def recall_figures(folder: Path, out: Path, *, tokens: int, dialogues: int, seed: int, policies: str) -> list[Figure]:
+    """Far memory by policy and span, as `toolkit stream bench recall` has it."""
+    report = out / f"recall-{tokens}.json"
+    words = ["--tokens", str(tokens), "--dialogues", str(dialogues), "--seed", str(seed), "--policies", policies]
+    _toolkit("stream", "bench", "recall", "--model", str(folder), *words, "--out", str(out / f"recall-{tokens}"),
+             "--report", str(report), "-q")  # fmt: skip
+    found = json.loads(report.read_text(encoding="utf-8"))
+    rows = [Figure(f"recall {each['arm']}, {tokens} tokens", each["recall"], *each["intervals"]["recall"])
+            for each in found["arms"]]  # fmt: skip
+    return [*rows, *(Figure(f"recall {each['arm']}, {tokens} tokens", each["recall"], math.nan, math.nan)
+                     for each in found["context"])]  # fmt: skip
+
+
+def tag_figures(folder: Path, out: Path, *, tasks: int, instances: int, seed: int) -> list[Figure]:
+    """Tagged answers by mode, as `toolkit mti run` marks them."""
+    import polars as pl
+
+    path, run = out / "tasks.json", out / "mti"
+    path.write_text(json.dumps(skills.task_file(tasks, instances, seed), indent=1), encoding="utf-8")
+    _toolkit("mti", "run", str(path), "--model", str(folder), "--mode", "mti,sti,batch", "--out", str(run),
+             "--max-new-tokens", "48", "--report", str(out / "mti.json"), "-q")  # fmt: skip
+    marks = pl.read_parquet(run / "marks.parquet")
+    figures = []
+    for mode in ("mti", "sti", "batch"):
+        of_mode = marks.filter(pl.col("mode") == mode).with_columns(
+            pl.col("parse").is_in(["ok", "ambiguous"]).cast(pl.Float64).alias("is_parsed")
+        )
+        whole = of_mode.group_by("uid", maintain_order=True).agg(pl.col("correct").all().cast(pl.Float64))
+        measured = {
+            "parsed": of_mode["is_parsed"].to_numpy(),
+            "step right": of_mode["correct"].cast(pl.Float64).to_numpy(),
+            "all right": whole["correct"].to_numpy(),
+        }
+        for name, values in measured.items():
+            spread = paired_bootstrap(values, np.zeros(len(values)), seed=seed).interval
+            figures.append(Figure(f"{mode} {name}", float(values.mean()), spread.low, spread.high))
+    return figures
+
+
+def _toolkit(*words: str) -> None:
+    from pyllm.cli.app import main as toolkit
+
+    with Path(os.devnull).open("w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):
+        code = toolkit(list(words))
+    if code:
+        raise SystemExit(code)
+
+
 def main() -> None:
     """Measure a trained folder."""
-    parser = argparse.ArgumentParser(description="Measure how well golden scores find wrong answers.")
+    parser = argparse.ArgumentParser(description="Measure what nano can do.")
     parser.add_argument("folder", type=Path, help="folder with the model and its tokenizer")
-    parser.add_argument("--pools", type=int, default=5, help="fresh pools to draw (default: 5)")
-    parser.add_argument("--seed", type=int, default=1_000, help="seed of the first (default: 1000)")
-    parser.add_argument("--noisy-anchors", action="store_true", help="take anchors as wrong as the pool")
+    parser.add_argument("--parts", default="noise,recall,tags", help="what to measure (default: noise,recall,tags)")
+    parser.add_argument("--pools", type=int, default=10, help="fresh pools to score (default: 10)")
+    parser.add_argument("--dialogues", type=int, default=20, help="dialogues of the recall bench (default: 20)")
+    parser.add_argument("--tokens", default="300,900", help="their lengths (default: 300,900)")
+    parser.add_argument("--policies", default=RECALL_POLICIES, help="of the recall bench")
+    parser.add_argument("--instances", type=int, default=25, help="instances of each of six tasks (default: 25)")
+    parser.add_argument("--seed", type=int, default=1_000, help="of everything drawn (default: 1000)")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the runs")
+    parser.add_argument("--json", type=Path, help="write the figures here")
     options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
     model = AutoModelForCausalLM.from_pretrained(options.folder, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(options.folder)
-    found = [
-        separation(model, tokenizer, seed=options.seed + number, noisy_anchors=options.noisy_anchors)
-        for number in range(options.pools)
-    ]
-    print(f"area under the ROC curve over {len(found)} pools: mean (lowest to highest)")
-    for name in Separation.__slots__:
-        values = [float(getattr(one, name)) for one in found]
-        print(f"{name:12} {statistics.mean(values):.3f} ({min(values):.3f} to {max(values):.3f})")
+    parts, figures = options.parts.split(","), []
+    if "noise" in parts:
+        figures += noise_figures(model, tokenizer, options.pools, options.seed)
+    if "recall" in parts:
+        for tokens in map(int, options.tokens.split(",")):
+            figures += recall_figures(
+                options.folder, options.out, tokens=tokens, dialogues=options.dialogues, seed=options.seed,
+                policies=options.policies,
+            )  # fmt: skip
+    if "tags" in parts:
+        figures += tag_figures(options.folder, options.out, tasks=6, instances=options.instances, seed=options.seed)
+    for each in figures:
+        print(f"| {each.name} | {each.value:.3f} | {each.low:.3f} to {each.high:.3f} |")
+    if options.json is not None:
+        named = {each.name: [None if math.isnan(number) else round(number, 4) for number in
+                             (each.value, each.low, each.high)] for each in figures}  # fmt: skip
+        options.json.write_text(json.dumps(named, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

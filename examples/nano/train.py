@@ -1,248 +1,302 @@
-"""Train nano, the small model that pyllm ships, from nothing but the micro-world of `world.py`.
+"""Train nano, the small model that pyllm ships, from nothing but generated text. A stopped run goes on where it was.
 
-    python examples/nano/train.py --out pyllm/lm/nano --curve examples/nano/curve.json
+    python examples/nano/train.py --run RUN --out MODEL --curve examples/nano/curve.json
 
-Llama architecture, 0.9 M parameters. Text is drawn as training goes, so no document comes twice; the loss is on the
-answers and on what ends them. What the model has to find out is that writers differ: whether a writer gives right
-answers shows in the first pair, and then holds for all that follow. Equal seeds and thread counts give equal weights
-on one machine.
+Llama architecture, 1.2 M parameters, trained in stages, because far memory grows out of copying, and copying out of
+repeats: two layers learn to copy from rotated repeats; two more layers, which add nothing at first, join for short
+dialogues in which something is told and asked for; then come long ones, with everything else. Each step's text is
+drawn from the seed and the number of the step, so no text comes twice, and a run that was stopped ends as an unbroken
+one. Equal seeds, step counts and thread counts give equal weights on one machine.
 """
 
 import argparse
 import json
-import math
 import platform
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import texts
 import torch
 import transformers
-from evaluate import prompt_of, separation
-from torch.nn.functional import cross_entropy
-from torch.nn.utils.rnn import pad_sequence
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
+from network import CONTEXT_TOKENS, FIRST_LAYERS, LAYERS, build_model, hidden_states
+from torch.nn.functional import cross_entropy, linear
+from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 from vocabulary import build_tokenizer
-from world import PAIRS_PER_DOCUMENT, Writers
 
-CONTEXT_TOKENS = 1_024
-STEPS = 3_000
-DOCUMENTS_PER_STEP = 48
 LEARNING_RATE = 2e-3
 BETAS = (0.9, 0.95)
 WEIGHT_DECAY = 0.01
 MAX_GRADIENT_NORM = 1.0
 WARMUP_STEPS = 50
-COOLDOWN_SHARE = 0.2
-EVALUATE_EVERY = 250
-EVALUATION_SEED = 500
-LOG_EVERY = 50
+LOG_EVERY = 25
+SAVE_SECONDS = 240
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
-    """Documents of one step.
+class Stage:
+    """A part of the training.
 
     Args:
-        ids: Tokens, padded on the right, `[documents, tokens]`.
-        scored: Which tokens are to be predicted: answers, and what ends them.
-        tokens: Number of tokens without padding.
+        name: For the log.
+        steps: How many optimizer steps.
+        layers: Layers in use.
+        parts: Kinds of text in each step (see `texts.KINDS`): rows, tokens a row, share of the loss.
     """
 
-    ids: torch.Tensor
-    scored: torch.Tensor
-    tokens: int
+    name: str
+    steps: int
+    layers: int
+    parts: dict[str, tuple[int, int, float]]
 
 
-def build_model(tokenizer: PreTrainedTokenizerBase, seed: int) -> LlamaForCausalLM:
-    """A fresh model: normal weights of standard deviation 0.02, smaller where a layer adds to the residual stream."""
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=128,
-        intermediate_size=320,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        max_position_embeddings=CONTEXT_TOKENS,
-        tie_word_embeddings=True,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    model = LlamaForCausalLM(config)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.dim() > 1:
-                adds = name.endswith(("o_proj.weight", "down_proj.weight"))
-                scale = 0.02 / math.sqrt(2 * config.num_hidden_layers) if adds else 0.02
-                parameter.normal_(0.0, scale, generator=generator)
-    return model
+FEW_REPEATS = Stage("repeats of few tokens", 600, FIRST_LAYERS, {"few repeats": (32, 96, 1.0)})
+REPEATS = Stage("repeats", 200, FIRST_LAYERS, {"repeats": (32, 96, 1.0)})
+SHORT = Stage(
+    "short dialogues",
+    250,
+    LAYERS,
+    {"repeats": (6, 96, 0.1), "names": (10, 192, 1.0), "spread": (6, 256, 1.0), "facts": (24, 96, 0.5)},
+)
+LISTED = Stage(
+    "mixture with listed words",
+    402,
+    LAYERS,
+    {
+        "long": (2, 1_152, 1.0),
+        "spread": (4, 256, 0.5),
+        "writers": (20, 104, 1.0),
+        "skills": (2, 192, 0.5),
+        "tagged": (2, 448, 0.5),
+    },
+)
+VARIED = Stage(
+    "mixture with any words",
+    361,
+    LAYERS,
+    {
+        "repeats": (6, 96, 0.2),
+        "varied long": (2, 1_152, 1.0),
+        "varied spread": (6, 256, 0.5),
+        "writers": (24, 104, 1.0),
+        "skills": (2, 192, 0.5),
+        "tagged": (2, 448, 0.5),
+    },
+)
+DENSE = Stage(
+    "many facts, two kinds of writers",
+    370,
+    LAYERS,
+    {
+        "repeats": (10, 96, 0.5),
+        "dense spread": (10, 256, 1.0),
+        "varied long": (1, 1_152, 0.5),
+        "plain writers": (36, 96, 1.5),
+        "skills": (1, 192, 0.3),
+        "tagged": (1, 448, 0.3),
+    },
+)
+KEYED_PARTS = {
+    "repeats": (10, 96, 0.5),
+    "keyed spread": (14, 256, 1.5),
+    "keyed long": (1, 1_152, 0.7),
+    "writers": (16, 104, 0.7),
+    "skills": (1, 192, 0.3),
+    "tagged": (1, 448, 0.3),
+}
+LAST_PARTS = {
+    "repeats": (6, 96, 0.3),
+    "keyed spread": (8, 256, 1.0),
+    "keyed long": (2, 1_152, 1.0),
+    "writers": (14, 104, 0.6),
+    "plain writers": (16, 96, 0.8),
+    "skills": (1, 192, 0.3),
+    "tagged": (2, 448, 0.4),
+}
+KEYED_STEPS, LAST_STEPS = 430, 330
 
 
-class Batches:
-    """An endless, seeded stream of batches.
-
-    Args:
-        tokenizer: Turns text into tokens, pair by pair, as scoring does.
-        seed: Seed of the writers.
-    """
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, seed: int) -> None:
-        self._tokenizer = tokenizer
-        self._writers = Writers(seed)
-        self._known: dict[str, list[int]] = {}
-
-    def next(self) -> Batch:
-        """The next batch."""
-        documents = [self._document() for _ in range(DOCUMENTS_PER_STEP)]
-        ids = pad_sequence(
-            [torch.tensor(document) for document, _ in documents],
-            batch_first=True,
-            padding_value=self._tokenizer.pad_token_id,
-        )
-        scored = pad_sequence([torch.tensor(marks) for _, marks in documents], batch_first=True)
-        return Batch(ids, scored, sum(len(document) for document, _ in documents))
-
-    def _document(self) -> tuple[list[int], list[bool]]:
-        """Tokens of a document, and which of them are scored."""
-        ids, scored = [self._tokenizer.bos_token_id], [False]
-        for number, row in enumerate(self._writers.document(), start=1):
-            prompt = prompt_of(row)
-            query, answer = self._tokens(prompt.query), self._tokens(prompt.answer)
-            is_last = number == PAIRS_PER_DOCUMENT
-            end = [self._tokenizer.eos_token_id] if is_last else self._tokens("\n\n")
-            ids += query + answer + end
-            scored += [False] * len(query) + [True] * (len(answer) + len(end))
-        return ids, scored
-
-    def _tokens(self, text: str) -> list[int]:
-        # Query, answer and separator have the tokens that they have together (tests/unit/nano holds that), so each
-        # of the few texts is tokenized once.
-        if text not in self._known:
-            self._known[text] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
-        return self._known[text]
-
-
-def answer_loss(model: LlamaForCausalLM, batch: Batch) -> torch.Tensor:
-    """Mean loss over the scored tokens, in nats; the head reads only the states that predict them."""
-    states = model.model(batch.ids, use_cache=False).last_hidden_state
-    scored = batch.scored[:, 1:]
-    return cross_entropy(model.lm_head(states[:, :-1][scored]), batch.ids[:, 1:][scored])
-
-
-def learning_rate(step: int, steps: int) -> float:
-    """Rises over the first steps, stays, and falls to zero over the last fifth."""
-    cooldown = COOLDOWN_SHARE * steps
-    return LEARNING_RATE * min(1.0, (step + 1) / WARMUP_STEPS, (steps - step) / cooldown)
-
-
-def train(model: LlamaForCausalLM, batches: Batches, steps: int) -> Iterator[tuple[float, int]]:
-    """Train, and give each step's loss and tokens as they come.
-
-    Args:
-        model: Changed in place.
-        batches: What to train on.
-        steps: Length of the whole run; a reader may stop sooner.
-    """
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=BETAS, weight_decay=WEIGHT_DECAY)
-    for step in range(steps):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, steps)
-        model.train()
-        batch = batches.next()
-        loss = answer_loss(model, batch)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_GRADIENT_NORM)
-        optimizer.step()
-        yield float(loss.detach()), batch.tokens
+def stages(keyed_steps: int, last_steps: int) -> tuple[Stage, ...]:
+    """The whole training, in order."""
+    keyed = Stage("things of any word", keyed_steps, LAYERS, KEYED_PARTS)
+    last = Stage("everything", last_steps, LAYERS, LAST_PARTS)
+    return FEW_REPEATS, REPEATS, SHORT, LISTED, VARIED, DENSE, keyed, last
 
 
 @dataclass(slots=True)
-class Curve:
-    """What is recorded of a run while it goes on.
+class Training:
+    """A training under way.
 
     Args:
-        losses: Loss of each step.
+        model: Changed in place.
+        optimizer: Its optimizer.
+        losses: Loss of each step, by kind of text.
         tokens: Tokens read so far.
-        auc: What golden scores told apart, and after which step.
-        started: When it began, on the monotonic clock.
+        seconds: Time spent, earlier parts of a resumed run included.
     """
 
-    losses: list[float] = field(default_factory=list)
+    model: LlamaForCausalLM
+    optimizer: torch.optim.Optimizer
+    losses: list[dict[str, float]] = field(default_factory=list)
     tokens: int = 0
-    auc: list[dict[str, float]] = field(default_factory=list)
-    started: float = field(default_factory=time.monotonic)
+    seconds: float = 0.0
 
-    def add(self, loss: float, tokens: int) -> None:
-        """One more step; every now and then a line about the last ones."""
-        self.losses.append(loss)
-        self.tokens += tokens
-        step, seconds = len(self.losses), time.monotonic() - self.started
-        if step % LOG_EVERY == 0:
-            print(
-                f"step {step:5}  loss {self._mean_loss(step):.4f}  {self.tokens / seconds:,.0f} tokens/s"
-                f"  {seconds:.0f} s",
-                flush=True,
-            )
+    def save(self, path: Path) -> None:
+        """Write everything that going on needs, in one piece."""
+        partial = path.with_suffix(".partial")
+        state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "losses": self.losses}
+        torch.save({**state, "tokens": self.tokens, "seconds": self.seconds}, partial)
+        partial.replace(path)
 
-    def measure(self, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase) -> None:
-        """How well the model tells right from wrong now."""
-        found = asdict(separation(model.eval(), tokenizer, seed=EVALUATION_SEED))
-        self.auc.append({"step": len(self.losses), **{name: round(value, 4) for name, value in found.items()}})
-        print("      AUC  " + "  ".join(f"{name} {value:.3f}" for name, value in found.items()), flush=True)
-
-    def record(self, settings: dict[str, int]) -> dict[str, object]:
-        """Everything, for the model card and the tests."""
-        ends = range(LOG_EVERY, len(self.losses) + 1, LOG_EVERY)
-        return {
-            "settings": settings,
-            "environment": {
-                "python": platform.python_version(),
-                "torch": torch.__version__,
-                "transformers": transformers.__version__,
-                "machine": platform.machine(),
-            },
-            "seconds": round(time.monotonic() - self.started),
-            "tokens": self.tokens,
-            "first_losses": [round(loss, 5) for loss in self.losses[:25]],
-            "mean_losses": [{"step": end, "loss": round(self._mean_loss(end), 4)} for end in ends],
-            "auc": self.auc,
-        }
-
-    def _mean_loss(self, end: int) -> float:
-        return sum(self.losses[end - LOG_EVERY : end]) / LOG_EVERY
+    def load(self, path: Path) -> None:
+        """Go on from what was saved."""
+        state = torch.load(path, weights_only=True)
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.losses, self.tokens, self.seconds = state["losses"], state["tokens"], state["seconds"]
 
 
-def run(out: Path, curve_path: Path | None, *, steps: int, seed: int, threads: int) -> None:
-    """Train from nothing, measure on the way, and write the model and its curve."""
-    torch.set_num_threads(threads)
-    tokenizer = build_tokenizer(CONTEXT_TOKENS)
+def begin(tokenizer: PreTrainedTokenizerBase, seed: int) -> Training:
+    """A training that has not begun."""
     model = build_model(tokenizer, seed)
-    print(f"{model.num_parameters():,} parameters, {len(tokenizer):,} tokens in the vocabulary", flush=True)
-    curve = Curve()
-    for step, (loss, tokens) in enumerate(train(model, Batches(tokenizer, seed), steps), start=1):
-        curve.add(loss, tokens)
-        if step % EVALUATE_EVERY == 0 or step == steps:
-            curve.measure(model, tokenizer)
-    model.save_pretrained(out)
+    return Training(
+        model, torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=BETAS, weight_decay=WEIGHT_DECAY)
+    )
+
+
+def learning_rate(step: int, plan: tuple[Stage, ...]) -> float:
+    """Rises over the first steps, stays, and falls to zero over the last stage."""
+    left = sum(stage.steps for stage in plan) - step
+    return LEARNING_RATE * min(1.0, (step + 1) / WARMUP_STEPS, left / plan[-1].steps)
+
+
+def stage_of(step: int, plan: tuple[Stage, ...]) -> Stage:
+    """The stage that a step belongs to."""
+    for stage in plan:
+        if step < stage.steps:
+            return stage
+        step -= stage.steps
+    raise ValueError("the training is over")
+
+
+def part_loss(model: LlamaForCausalLM, rows: texts.Rows, layers: int) -> torch.Tensor:
+    """Weighted mean loss of the scored tokens, in nats; the head reads only the states that predict them."""
+    states = hidden_states(model, rows.ids[:, :-1], rows.positions[:, :-1], layers)
+    weights = rows.weights[:, 1:]
+    scored = weights > 0
+    head, wanted = model.lm_head.weight, rows.ids[:, 1:][scored]
+    if rows.choices is not None:
+        head, wanted = head[rows.choices], torch.searchsorted(rows.choices, wanted)
+    nats = cross_entropy(linear(states[scored], head), wanted, reduction="none")
+    return (nats * weights[scored]).sum() / weights.sum()
+
+
+def train(training: Training, generator: texts.Texts, plan: tuple[Stage, ...]) -> Iterator[int]:
+    """Train on to the end of the plan; gives the number of steps done after each of them."""
+    for step in range(len(training.losses), sum(stage.steps for stage in plan)):
+        began = time.monotonic()
+        stage = stage_of(step, plan)
+        for group in training.optimizer.param_groups:
+            group["lr"] = learning_rate(step, plan)
+        training.optimizer.zero_grad()
+        losses = {}
+        for kind, (rows, length, share) in stage.parts.items():
+            batch = generator.rows(kind, step, rows, length)
+            loss = part_loss(training.model, batch, stage.layers)
+            (share * loss).backward()
+            losses[kind] = round(float(loss.detach()), 5)
+            training.tokens += batch.tokens
+        torch.nn.utils.clip_grad_norm_(training.model.parameters(), MAX_GRADIENT_NORM)
+        training.optimizer.step()
+        training.losses.append(losses)
+        training.seconds += time.monotonic() - began
+        yield step + 1
+
+
+def mean_losses(losses: list[dict[str, float]]) -> dict[str, float]:
+    """Mean by kind over some steps."""
+    kinds = dict.fromkeys(kind for each in losses for kind in each)
+    found = {kind: [each[kind] for each in losses if kind in each] for kind in kinds}
+    return {kind: round(sum(values) / len(values), 4) for kind, values in found.items()}
+
+
+def record(training: Training, settings: dict[str, int]) -> dict[str, object]:
+    """The curve and what it was made with, for the model card and the tests."""
+    ends = range(LOG_EVERY, len(training.losses) + 1, LOG_EVERY)
+    return {
+        "settings": settings,
+        "environment": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "machine": platform.machine(),
+        },
+        "steps": len(training.losses),
+        "seconds": round(training.seconds),
+        "tokens": training.tokens,
+        "first_losses": [each["few repeats"] for each in training.losses[:40]],
+        "mean_losses": [{"step": end, **mean_losses(training.losses[end - LOG_EVERY : end])} for end in ends],
+    }
+
+
+def export(training: Training, tokenizer: PreTrainedTokenizerBase, out: Path) -> None:
+    """Write model and tokenizer as transformers loads them, weights in half precision."""
+    model = build_model(tokenizer, 0)
+    model.load_state_dict(training.model.state_dict())
+    # A blank line ends an answer; the end token, a document.
+    ends = tokenizer("\n\n", add_special_tokens=False)["input_ids"]
+    model.generation_config.eos_token_id = [tokenizer.eos_token_id, *ends]
+    model.half().save_pretrained(out)
     tokenizer.save_pretrained(out)
-    if curve_path is not None:
-        record = curve.record({"steps": steps, "seed": seed, "threads": threads})
-        curve_path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Train, from nothing or from where it was stopped, and write the model and its curve."""
+    torch.set_num_threads(options.threads)
+    tokenizer = build_tokenizer(CONTEXT_TOKENS)
+    training, generator = begin(tokenizer, options.seed), texts.Texts(tokenizer, options.seed)
+    state = options.run / "state.pt"
+    options.run.mkdir(parents=True, exist_ok=True)
+    if state.exists():
+        training.load(state)
+    print(f"{training.model.num_parameters():,} parameters, {len(tokenizer):,} tokens in the vocabulary", flush=True)
+    plan = stages(options.keyed_steps, options.last_steps)
+    saved = time.monotonic()
+    for step in train(training, generator, plan):
+        if step % LOG_EVERY == 0:
+            found = "  ".join(f"{kind} {loss:.3f}" for kind, loss in mean_losses(training.losses[-LOG_EVERY:]).items())
+            print(f"step {step:5}  {found}  {training.tokens:,} tokens  {training.seconds:.0f} s", flush=True)
+        if time.monotonic() - saved > SAVE_SECONDS or step == options.stop_after:
+            training.save(state)
+            export(training, tokenizer, options.run / "model")
+            saved = time.monotonic()
+        if step == options.stop_after:
+            return
+    training.save(state)
+    export(training, tokenizer, options.out)
+    if options.curve is not None:
+        steps = {"keyed_steps": options.keyed_steps, "last_steps": options.last_steps}
+        settings = steps | {"seed": options.seed, "threads": options.threads}
+        options.curve.write_text(json.dumps(record(training, settings), indent=1) + "\n", encoding="utf-8")
 
 
 def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description="Train nano from nothing.")
+    parser.add_argument("--run", type=Path, required=True, help="folder for the state that a stopped run goes on from")
     parser.add_argument("--out", type=Path, required=True, help="folder for the model and its tokenizer")
-    parser.add_argument("--curve", type=Path, help="write losses and measurements here, as JSON")
-    parser.add_argument("--steps", type=int, default=STEPS, help=f"optimizer steps (default: {STEPS})")
+    parser.add_argument("--curve", type=Path, help="write losses here, as JSON")
+    parser.add_argument(
+        "--keyed-steps", type=int, default=KEYED_STEPS, help=f"steps of the last stage but one (default: {KEYED_STEPS})"
+    )
+    parser.add_argument(
+        "--last-steps", type=int, default=LAST_STEPS, help=f"steps of the last stage (default: {LAST_STEPS})"
+    )
+    parser.add_argument("--stop-after", type=int, help="save and stop after this step of the whole plan")
     parser.add_argument("--seed", type=int, default=0, help="of weights and text (default: 0)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads; they change rounding (default: 1)")
-    options = parser.parse_args()
-    run(options.out, options.curve, steps=options.steps, seed=options.seed, threads=options.threads)
+    run(parser.parse_args())
 
 
 if __name__ == "__main__":

@@ -1,18 +1,21 @@
-"""The tokenizer of nano: byte-level BPE, so that any text has tokens, in which every word of the world is one token.
+"""The tokenizer of nano: byte-level BPE, so that any text has tokens, in which every word that it knows is one token.
 
 The markers of the scoring template (`Instruction:`, `Input:`, `Response:` with the line breaks around them) are
 split off first, with no look-ahead. So the tokens of a query are always a prefix of the tokens of query and answer,
 and texts tokenized one by one and joined are what the joined text would give.
 """
 
+import dialogues
+import skills
+import words
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
-from world import SKILLS, ask, facts
+from world import SKILLS, STYLES, ask, facts
 
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
 
 _PIECES = r"\n?(?:Instruction|Input|Response):\n|\n+| ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]+|\s"
-_MOST_TOKENS = 2_000
+_MOST_TOKENS = 4_000
 """Never reached: merging ends when every word is one token."""
 
 CHAT_TEMPLATE = (
@@ -63,10 +66,12 @@ def build_tokenizer(context_tokens: int) -> PreTrainedTokenizerFast:
 
 
 def _texts() -> list[str]:
-    """All facts in all wordings, in the scoring template, each twice so that every word is seen at least twice."""
+    """Every fact and wording and word, twice so that every word is seen at least twice."""
     rows = [ask(fact, wording, fact.answer) for fact in facts() for wording in range(len(SKILLS[fact.skill].wordings))]
     texts = []
     for row in rows:
         given = f"\nInput:\n{row.input}" if row.input else ""
         texts.append(f"Instruction:\n{row.instruction}{given}\nResponse:\n{row.output}\n\n")
+    texts += [style.format("a") for style in STYLES] + dialogues.tokenizer_texts() + skills.tokenizer_texts()
+    texts.append("".join(f" {word}" for word in words.all_words()))
     return texts * 2

@@ -1,9 +1,11 @@
 """A small made-up world: 360 facts in six skills, asked for as instructions, and writers who know them or do not.
 
 Nothing here is copied from anywhere: names, facts and wordings are drawn from the lists in this file. A document is
-six question-answer pairs by one writer. A careful writer gives right answers; a careless one gives the answers of
-other facts, of the same number of words, so that length tells nothing. The same facts make pools in the instruction
-format, part of whose answers are exchanged among rows with answers of the same number of words.
+six question-answer pairs by one writer. Writers differ in how often they are wrong (never, now and then, always) and
+in how they put an answer. A wrong answer is that of another fact, of the same number of words, so that length tells
+nothing; some have a word in common with the right one. Now and then somebody asks about a name that nobody knows
+anything about. The same facts make pools in the instruction format, part of whose answers are exchanged among rows
+with answers of the same number of words.
 
     python examples/nano/world.py pool --rows 240 --seed 1 --out pool.jsonl --anchors 40 --anchors-out anchors.jsonl
 """
@@ -13,13 +15,19 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from random import Random
 
 FACTS_PER_SKILL = 60
 PAIRS_PER_DOCUMENT = 6
-CAREFUL_SHARE = 0.7
-NEAR_SHARE = 0.75
+CAREFUL_SHARE, CARELESS_SHARE = 0.6, 0.25
+"""Writers who are always right, and always wrong; the others are wrong in part."""
+SAME_SKILL_SHARE, NEAR_MISS_SHARE = 0.6, 0.2
+"""Of wrong answers: those of another fact of the skill, and those that have a word in common with the right one."""
+UNKNOWN_SHARE = 0.06
+STYLES = ("{}", "{}.", "Answer: {}", "{}, I think")
+STYLE_WEIGHTS = (0.7, 0.1, 0.1, 0.1)
 WORLD_SEED = 360
 """Which facts hold. The shipped weights know the facts of this seed, so it is no option."""
 
@@ -135,11 +143,21 @@ class Row:
     is_right: bool
 
 
+def _shuffled_names(rng: Random) -> list[str]:
+    names = [start + end for start in _NAME_STARTS for end in _NAME_ENDS]
+    rng.shuffle(names)
+    return names
+
+
+UNKNOWN_NAMES = tuple(_shuffled_names(Random(WORLD_SEED))[len(SKILLS) * FACTS_PER_SKILL :])
+"""Names of the same kind that no fact is about."""
+
+
+@cache
 def facts() -> tuple[Fact, ...]:
     """All facts, skill by skill. They do not change: the shipped weights know them."""
     rng = Random(WORLD_SEED)
-    names = [start + end for start in _NAME_STARTS for end in _NAME_ENDS]
-    rng.shuffle(names)
+    names = _shuffled_names(rng)
     result = []
     for number, skill in enumerate(SKILLS):
         answers = [skill.answer.format(first, second) for first in skill.first for second in skill.second]
@@ -163,32 +181,70 @@ class Writers:
     """An endless, seeded stream of writers.
 
     Args:
-        seed: Equal seeds give equal documents.
+        seed: Equal seeds give equal documents. A source of chance is used as it is.
     """
 
-    def __init__(self, seed: int) -> None:
-        self._rng = Random(seed)
+    def __init__(self, seed: int | Random) -> None:
+        self._rng = seed if isinstance(seed, Random) else Random(seed)
         self._facts = facts()
-        self._by_skill = _grouped(self._facts, [fact.skill for fact in self._facts])
-        self._by_length = _grouped(self._facts, [fact.answer_words for fact in self._facts])
+        self._by_skill, self._by_length = _groups()
+
+    def clean_document(self) -> tuple[Row, ...]:
+        """Six pairs by a careful writer of few words."""
+        return tuple(self._row(fact, 0.0, "{}") for fact in self._rng.sample(self._facts, PAIRS_PER_DOCUMENT))
+
+    def plain_document(self) -> tuple[Row, ...]:
+        """Six pairs by a writer of few words who is careful or careless throughout, as often the one as the other."""
+        slips = float(self._rng.random() < 0.5)
+        chosen = self._rng.sample(self._facts, PAIRS_PER_DOCUMENT)
+        return tuple(self._row(fact, slips, "{}", unknown=0.0) for fact in chosen)
 
     def document(self) -> tuple[Row, ...]:
         """Six pairs about six different facts by one writer."""
-        careful = self._rng.random() < CAREFUL_SHARE
-        chosen = self._rng.sample(self._facts, PAIRS_PER_DOCUMENT)
-        return tuple(
-            ask(fact, self._rng.randrange(3), fact.answer if careful else self._wrong_answer(fact)) for fact in chosen
-        )
+        draw = self._rng
+        kind = draw.random()
+        if kind < CAREFUL_SHARE:
+            slips = 0.0
+        else:
+            slips = 1.0 if kind < CAREFUL_SHARE + CARELESS_SHARE else draw.uniform(0.2, 0.8)
+        style = draw.choices(STYLES, STYLE_WEIGHTS)[0]
+        return tuple(self._row(fact, slips, style) for fact in draw.sample(self._facts, PAIRS_PER_DOCUMENT))
+
+    def _row(self, fact: Fact, slips: float, style: str, *, unknown: float = UNKNOWN_SHARE) -> Row:
+        draw = self._rng
+        if draw.random() < unknown:
+            answer = draw.choice(self._by_skill[fact.skill]).answer
+            fact = Fact(fact.skill, draw.choice(UNKNOWN_NAMES), answer)
+        else:
+            answer = self._wrong_answer(fact) if draw.random() < slips else fact.answer
+        row = ask(fact, draw.randrange(3), answer)
+        return Row(row.instruction, row.input, style.format(answer), row.is_right)
 
     def _wrong_answer(self, fact: Fact) -> str:
         # Most slips stay within the skill: otherwise the wrong kind of answer gives writers away, and nothing is
         # learnt about answers of the right kind.
-        near = self._rng.random() < NEAR_SHARE
-        others = self._by_skill[fact.skill] if near else self._by_length[fact.answer_words]
+        kind = self._rng.random()
+        others = self._by_length[fact.answer_words]
+        if kind < SAME_SKILL_SHARE + NEAR_MISS_SHARE:
+            others = self._by_skill[fact.skill]
+        is_near_miss = SAME_SKILL_SHARE <= kind < SAME_SKILL_SHARE + NEAR_MISS_SHARE
         while True:
             answer = self._rng.choice(others).answer
-            if answer != fact.answer:
+            if answer != fact.answer and (not is_near_miss or has_word_in_common(answer, fact)):
                 return answer
+
+
+def has_word_in_common(answer: str, fact: Fact) -> bool:
+    """Whether an answer holds a word of the fact's own that not every answer of the skill holds."""
+    skill = SKILLS[fact.skill]
+    return bool({*answer.split()} & {*fact.answer.split()} & {*skill.first, *skill.second})
+
+
+@cache
+def _groups() -> tuple[dict[int, list[Fact]], dict[int, list[Fact]]]:
+    """All facts by skill, and by length of the answer."""
+    every = facts()
+    return _grouped(every, [fact.skill for fact in every]), _grouped(every, [fact.answer_words for fact in every])
 
 
 def _grouped(items: Sequence[Fact], keys: Sequence[int]) -> dict[int, list[Fact]]:

@@ -307,7 +307,7 @@ def test_a_local_model_in_every_mode(tmp_path: Path) -> None:
     assert first.select(same).equals(second.select(same))
     assert first["error"].null_count() == first.height
     computed = [(calls["prompt_tokens"] - calls["cached_tokens"]).sum() for calls in (first, second)]
-    assert computed[0] < 0.6 * computed[1]
+    assert computed[0] < 0.65 * computed[1]
     assert second["cached_tokens"].sum() == 0
     assert set(second["batch_size"]) == {1}
     # A context that is too short makes errors, and never wrong answers.

@@ -22,7 +22,7 @@ from pyllm.stream.chat import Answer, Chat
 from pyllm.stream.generation import Sampling, Voice
 from pyllm.stream.model import load_stream_model
 from pyllm.stream.session import Session
-from pyllm.stream.settings import Budget, StreamSettings
+from pyllm.stream.settings import LIVE_SPAN_AFTER, Budget, StreamSettings
 from tests.support.shell import bash, environment, in_terminal, toolkit_path
 from tests.support.tiny_models import save_tiny_model
 
@@ -58,7 +58,7 @@ def in_process(model, **sampling):
     """The library's own conversation with the settings of `SMALL`."""
     source = find_model(model)
     loaded = load_stream_model(source, device=torch.device("cpu"), dtype=torch.float32)
-    settings = StreamSettings(budget=Budget(2, 54, 8))
+    settings = StreamSettings(budget=Budget(2, 54, 8), span_after=LIVE_SPAN_AFTER)
     return Chat(loaded, settings, Voice(load_tokenizer(source), loaded), Sampling(**{"max_new_tokens": 20, **sampling}))
 
 

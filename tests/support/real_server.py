@@ -20,12 +20,13 @@ from tests.support.tiny_models import CONFIGS
 
 def save_long_model(folder: Path) -> Path:
     """A random model that reads 4096 tokens, with the tokenizer and the chat template of `nano`."""
+    tokenizer = load_tokenizer(find_model("nano"))
     config = CONFIGS["llama"]()
-    config.vocab_size, config.max_position_embeddings = 1071, 4096
+    config.vocab_size, config.max_position_embeddings = len(tokenizer), 4096
     with torch.random.fork_rng():
         torch.random.default_generator.manual_seed(0)
         AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-    load_tokenizer(find_model("nano")).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     return folder
 
 

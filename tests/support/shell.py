@@ -121,6 +121,7 @@ def in_terminal(
                 seen += os.read(leader, 65_536)
                 if keys and seen.find(after, looked) >= 0:
                     looked = seen.find(after, looked) + len(after)
+                    time.sleep(0.2)  # as a person: a Ctrl-C between a prompt and the wait for an answer would be lost
                     os.write(leader, keys)
                     after, keys = steps.pop(0) if steps else (b"", b"")
             elif process.poll() is not None:

@@ -22,8 +22,8 @@ from tests.support.tiny_models import CONFIGS, write_jsonl
 FLOATS = Numerics(weight_bytes=4, compute_bytes=4, checkpointing=False, masked_attention=True, on_gpu=False)
 ROWS = [
     {"instruction": "No answer", "output": ""},
-    {"instruction": "A question as long as the limit, " * 4, "output": "never seen"},
-    {"instruction": "Count.", "output": "one two three four five six seven eight nine ten " * 3},
+    {"instruction": "A question as long as the limit, " * 12, "output": "never seen"},
+    {"instruction": "Count.", "output": "one two three four five six seven eight nine ten " * 12},
     *({"instruction": f"Say {number}.", "output": f"{number} " * (1 + number % 5)} for number in range(20)),
 ]
 

@@ -139,8 +139,8 @@ def test_a_prompt_longer_than_the_context_is_an_error() -> None:
     backend = load(find_model("nano"))
     found = one(backend, "word " * 2000, Decoding(max_new_tokens=5))
     assert found.text is None
-    assert "exceed the model's context of 1,024" in str(found.error)
-    long = one(backend, "word", Decoding(max_new_tokens=1024))
+    assert "exceed the model's context of 1,280" in str(found.error)
+    long = one(backend, "word", Decoding(max_new_tokens=1280))
     assert long.error is not None
 
 

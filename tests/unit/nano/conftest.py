@@ -43,3 +43,33 @@ def evaluate(_scripts: None) -> ModuleType:
 def vocabulary(_scripts: None) -> ModuleType:
     """examples/nano/vocabulary.py."""
     return importlib.import_module("vocabulary")
+
+
+@pytest.fixture(scope="session")
+def dialogues(_scripts: None) -> ModuleType:
+    """examples/nano/dialogues.py."""
+    return importlib.import_module("dialogues")
+
+
+@pytest.fixture(scope="session")
+def words(_scripts: None) -> ModuleType:
+    """examples/nano/words.py."""
+    return importlib.import_module("words")
+
+
+@pytest.fixture(scope="session")
+def skills(_scripts: None) -> ModuleType:
+    """examples/nano/skills.py."""
+    return importlib.import_module("skills")
+
+
+@pytest.fixture(scope="session")
+def texts(_scripts: None) -> ModuleType:
+    """examples/nano/texts.py."""
+    return importlib.import_module("texts")
+
+
+@pytest.fixture(scope="session")
+def network(_scripts: None) -> ModuleType:
+    """examples/nano/network.py."""
+    return importlib.import_module("network")
