@@ -1,5 +1,6 @@
 """Small runs and tables of every kind that a report shows, written by the code that writes them for users."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -71,9 +72,11 @@ def write_finetune(path: Path, *, finished: bool = True, comparison: dict[str, A
         events.write("start", step=0, steps=5)
         events.write("evaluation", step=0, held_out_loss=2.5)
         for step in (1, 2, 3):
+            time.sleep(0.01)  # a step takes time, or it has no throughput
             events.write("step", step=step, loss=3.0 / step, learning_rate=1e-3, gradient_norm=1.0, tokens=100)
         events.write("resume", step=2, steps=5)
         for step in (3, 4, 5):
+            time.sleep(0.01)  # a step takes time, or it has no throughput
             events.write("step", step=step, loss=2.0 / step, learning_rate=1e-4, gradient_norm=None, tokens=100)
         events.write("evaluation", step=5, held_out_loss=1.25)
         events.write("end", step=5)
