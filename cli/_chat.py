@@ -86,25 +86,11 @@ def chat_command(
     _stream_options.check_top_p(top_p)
 
     from pyllm.lm.sources import find_model
-    from pyllm.stream.settings import StreamSettings
 
-    settings = StreamSettings(
-        policy=policy,
-        budget=budget,
-        score=score.value,
-        first_token=first_token.value,
-        **fading,
-        span_after=_stream_options.live_span_after(
-            span_after, policy, score, published=preset is not None or compat is not None
-        ),
-        span_before=span_before,
-        ties=None if ties is None else ties.value,
-        positions=positions.value,
-        reference=compat is _stream_options.Compat.REFERENCE,
-        # Another seed must not keep a dialogue from going on where no policy draws.
-        seed=seed if policy == "random" else 0,
-    )
-    _stream_options.check_policy(settings)
+    settings = _stream_options.live_settings(
+        policy=policy, budget=budget, score=score, first_token=first_token, fading=fading, span_after=span_after,
+        span_before=span_before, ties=ties, positions=positions, compat=compat, preset=preset, seed=seed,
+    )  # fmt: skip
     source = find_model(model)
 
     from pyllm.stream.chat import Chat

@@ -272,6 +272,46 @@ def live_span_after(given: int | None, policy: str, score: Score = Score.SURPRIS
     return LIVE_SPAN_AFTER if policy == "sirllm" and score is Score.SURPRISAL and not published else 0
 
 
+def live_settings(
+    *,
+    policy: str,
+    budget: "Budget",
+    score: Score,
+    first_token: FirstToken,
+    fading: dict[str, Any],
+    span_after: int | None,
+    span_before: int,
+    ties: Ties | None,
+    positions: Positions,
+    compat: Compat | None,
+    preset: PresetName | None,
+    seed: int,
+) -> "StreamSettings":
+    """What the options of a dialogue that is answered say, checked.
+
+    Raises:
+        SettingError: They contradict each other, or there is no such policy.
+    """
+    from pyllm.stream.settings import StreamSettings
+
+    settings = StreamSettings(
+        policy=policy,
+        budget=budget,
+        score=score.value,
+        first_token=first_token.value,
+        **fading,
+        span_after=live_span_after(span_after, policy, score, published=preset is not None or compat is not None),
+        span_before=span_before,
+        ties=None if ties is None else ties.value,
+        positions=positions.value,
+        reference=compat is Compat.REFERENCE,
+        # Another seed must not keep a dialogue from going on where no policy draws.
+        seed=seed if policy == "random" else 0,
+    )
+    check_policy(settings)
+    return settings
+
+
 def chat_budget(
     cache: int | None,
     sinks: int | None,
