@@ -20,8 +20,8 @@ help: ## list the targets
 setup: ## make .venv with the editable build; does nothing when nothing changed
 	@scripts/setup.sh
 
-demo: setup ## score and select sample data with the built-in model, and print what was found
-	@scripts/demo.sh
+demo: setup ## every command on drawn data with the built-in model, a page of it, and what it shows
+	@toolkit demo
 
 test: setup ## all tests: the Rust crates, then Python
 	cargo test --quiet $(testable)

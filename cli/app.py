@@ -42,7 +42,19 @@ EXIT_SIGNAL = 128
 EXIT_READER_GONE = 141
 
 # In the order of the help. A command is a function of its module's name; Groups have commands of their own.
-_COMMANDS = ("score", "select", "finetune", "report", "generate", "aggregate", "anchors", "pack", "shard", "verify")
+_COMMANDS = (
+    "score",
+    "select",
+    "finetune",
+    "report",
+    "generate",
+    "aggregate",
+    "anchors",
+    "pack",
+    "shard",
+    "verify",
+    "demo",
+)
 _GROUPS = ("judge", "mti", "runs", "stream")
 
 app = typer.Typer(

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
-import words
+from pyllm.demo import words
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,10 +1,10 @@
 """What nano can do: the table of its model card, each line with an interval.
 
-    python examples/nano/evaluate.py pyllm/lm/nano --out RUNS --json examples/nano/figures.json
+    python examples/nano/evaluate.py pyllm/lm/nano --out RUNS --json figures.json
 
-Far memory, perplexity and tagged answers are measured by `toolkit stream bench` and `toolkit mti`, whose run folders
-lie under --out. Golden scores are computed here the plain way, one pair at a time in padded batches: with the template
-and the framing of `toolkit score`, but none of its model code.
+Far memory, perplexity, training and tagged answers are measured by `toolkit stream bench`, `toolkit finetune` and
+`toolkit mti`, whose run folders lie under --out. Golden scores are computed here the plain way, one pair at a time in
+padded batches: with the template and the framing of `toolkit score`, but none of its model code.
 """
 
 import argparse
@@ -18,19 +18,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
+import dialogues
 import numpy as np
-import skills
 import torch
 from texts import prompt_of
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from world import SKILLS, Row, facts, pool_and_anchors
 
 from pyllm.data.framing import TextFraming
+from pyllm.demo import skills
+from pyllm.demo.world import SKILLS, Row, facts, pool_and_anchors, write_rows
+from pyllm.mti.compose.build import task_file
 from pyllm.stats.auc import area_under_roc
 from pyllm.stats.bootstrap import paired_bootstrap
 
 POOL_ROWS, ANCHORS = 80, 30
+PARTS = "noise,recall,fluency,training,tags"
 RECALL_POLICIES = "full,streaming,random,random+4,random+8,sirllm,sirllm+2,sirllm+4,sirllm+8"
 _SEQUENCES_PER_BATCH = 256
 
@@ -182,12 +185,71 @@ def recall_figures(folder: Path, out: Path, *, tokens: int, dialogues: int, seed
                      for each in found["context"])]  # fmt: skip
 
 
+def fluency_figures(folder: Path, out: Path, *, tokens: int, seed: int) -> list[Figure]:
+    """Log-perplexity of dialogues without end, by policy and by quarter, as `toolkit stream bench ppl` has it."""
+    text, report = out / "fluency.jsonl", out / "fluency.json"
+    _write_dialogues(AutoTokenizer.from_pretrained(folder), text, tokens, seed)
+    words = ["--tokens", str(tokens), "--policies", "full,streaming,sirllm", "--recent", "64", "--spans", "0,8"]
+    _toolkit("stream", "bench", "ppl", str(text), "--model", str(folder), *words, "--decay", "1", "--segments", "4",
+             "--out", str(out / "fluency"), "--report", str(report), "-q")  # fmt: skip
+    figures = []
+    for arm in json.loads(report.read_text(encoding="utf-8"))["protocols"][0]["arms"]:
+        for part, name in {"nats": "all", "nats_1": "first quarter", "nats_4": "last quarter"}.items():
+            figures.append(Figure(f"nats a token, {arm['arm']}, {name}", arm[part], *arm["intervals"][part]))
+    return figures
+
+
+def _write_dialogues(tokenizer: PreTrainedTokenizerBase, path: Path, tokens: int, seed: int) -> None:
+    """Dialogues of the kind of training, from another seed, until there are as many tokens."""
+
+    def cost(said: dialogues.Exchange) -> int:
+        text = f"Instruction:\n{said.said}\nResponse:\n{said.answer}{said.value}{said.end}\n\n"
+        return len(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    draw, lines = Random(f"fluency {seed}"), []
+    left = 1.1 * tokens
+    while left > 0:
+        said = dialogues.dialogue(draw, 1_100, cost, share=draw.uniform(0.1, 0.5))
+        left -= sum(map(cost, said))
+        messages = [
+            {"role": role, "content": text}
+            for each in said
+            for role, text in (("user", each.said), ("assistant", f"{each.answer}{each.value}{each.end}"))
+        ]
+        lines.append(json.dumps({"messages": messages}) + "\n")
+    path.write_text("".join(lines), encoding="utf-8")
+
+
+def training_figures(folder: Path, out: Path, *, seed: int) -> list[Figure]:
+    """Held-out loss after training on the better half of a half-wrong pool, against controls of equal tokens."""
+    pool, clean = pool_and_anchors(240, 120, noise=0.5, seed=seed)
+    paths = {name: out / f"{name}.jsonl" for name in ("pool", "anchors", "held-out")}
+    for name, rows in (("pool", pool), ("anchors", clean[:40]), ("held-out", clean[40:])):
+        write_rows(rows, paths[name])
+    scores, best, run = out / "scores.parquet", out / "best.parquet", out / "finetuned"
+    model = ("--model", str(folder))
+    _toolkit("score", str(paths["pool"]), *model, "--anchors", str(paths["anchors"]), "--run", str(out / "score"),
+             "--out", str(scores), "-q")  # fmt: skip
+    _toolkit("select", str(scores), "--top", "50%", "--out", str(best), "-q")
+    training = ("--epochs", "3", "--batch-size", "16", "--learning-rate", "5e-4", "--save-every", "8")
+    resumed = ["--resume"] if run.exists() else []
+    _toolkit("finetune", str(best), *model, "--out", str(run), *training, "--eval-data", str(paths["held-out"]),
+             "--baseline", "random,longest,all", "--pool", str(scores), "--seeds", "3", *resumed, "-q")  # fmt: skip
+    table = json.loads((run / "baselines" / "table.json").read_text(encoding="utf-8"))
+    losses = [
+        Figure(f"held-out loss, {arm['arm']}", arm["loss_per_token"], math.nan, math.nan) for arm in table["arms"]
+    ]
+    found = [(each["control"], each["per_token"]) for each in table["comparisons"] if each["stratum"] == "all"]
+    apart = [Figure(f"loss above the selection's, {name}", d["difference"], d["low"], d["high"]) for name, d in found]
+    return [*losses, *apart]
+
+
 def tag_figures(folder: Path, out: Path, *, tasks: int, instances: int, seed: int) -> list[Figure]:
     """Tagged answers by mode, as `toolkit mti run` marks them."""
     import polars as pl
 
     path, run = out / "tasks.json", out / "mti"
-    path.write_text(json.dumps(skills.task_file(tasks, instances, seed), indent=1), encoding="utf-8")
+    path.write_bytes(task_file(skills.tasks(tasks, instances, seed)))
     _toolkit("mti", "run", str(path), "--model", str(folder), "--mode", "mti,sti,batch", "--out", str(run),
              "--max-new-tokens", "48", "--report", str(out / "mti.json"), "-q")  # fmt: skip
     marks = pl.read_parquet(run / "marks.parquet")
@@ -221,12 +283,14 @@ def main() -> None:
     """Measure a trained folder."""
     parser = argparse.ArgumentParser(description="Measure what nano can do.")
     parser.add_argument("folder", type=Path, help="folder with the model and its tokenizer")
-    parser.add_argument("--parts", default="noise,recall,tags", help="what to measure (default: noise,recall,tags)")
-    parser.add_argument("--pools", type=int, default=10, help="fresh pools to score (default: 10)")
+    parser.add_argument("--parts", default=PARTS, help=f"what to measure (default: {PARTS})")
+    parser.add_argument("--pools", type=int, default=6, help="fresh pools to score (default: 6)")
     parser.add_argument("--dialogues", type=int, default=20, help="dialogues of the recall bench (default: 20)")
-    parser.add_argument("--tokens", default="300,900", help="their lengths (default: 300,900)")
+    parser.add_argument("--tokens", default="900", help="their lengths, separated by commas (default: 900)")
     parser.add_argument("--policies", default=RECALL_POLICIES, help="of the recall bench")
-    parser.add_argument("--instances", type=int, default=25, help="instances of each of six tasks (default: 25)")
+    parser.add_argument("--fluency-tokens", type=int, default=20_000, help="of the perplexity (default: 20000)")
+    parser.add_argument("--tasks", type=int, default=12, help="tasks of two or three instructions (default: 12)")
+    parser.add_argument("--instances", type=int, default=15, help="instances of each (default: 15)")
     parser.add_argument("--seed", type=int, default=1_000, help="of everything drawn (default: 1000)")
     parser.add_argument("--out", type=Path, required=True, help="folder for the runs")
     parser.add_argument("--json", type=Path, help="write the figures here")
@@ -243,8 +307,14 @@ def main() -> None:
                 options.folder, options.out, tokens=tokens, dialogues=options.dialogues, seed=options.seed,
                 policies=options.policies,
             )  # fmt: skip
+    if "fluency" in parts:
+        figures += fluency_figures(options.folder, options.out, tokens=options.fluency_tokens, seed=options.seed)
+    if "training" in parts:
+        figures += training_figures(options.folder, options.out, seed=options.seed)
     if "tags" in parts:
-        figures += tag_figures(options.folder, options.out, tasks=6, instances=options.instances, seed=options.seed)
+        figures += tag_figures(
+            options.folder, options.out, tasks=options.tasks, instances=options.instances, seed=options.seed
+        )
     for each in figures:
         print(f"| {each.name} | {each.value:.3f} | {each.low:.3f} to {each.high:.3f} |")
     if options.json is not None:

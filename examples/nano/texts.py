@@ -10,10 +10,12 @@ import torch
 from dialogues import Exchange
 from network import CONTEXT_TOKENS
 from transformers import PreTrainedTokenizerBase
-from world import Row, Writers
+from writers import Writers
 
 from pyllm.data.examples import Example
 from pyllm.data.prompts import Prompt, render_nuggets
+from pyllm.demo.skills import ALL_MAKERS, MAKERS, Maker
+from pyllm.demo.world import Row
 
 SPECIAL_TOKENS = 3
 FEW_TOKENS = 512
@@ -96,6 +98,8 @@ class Texts:
             "writers": lambda draw, _: self._pairs(Writers(draw).document()),
             "skills": self._skills,
             "tagged": self._tagged,
+            "all skills": lambda draw, length: self._skills(draw, length, ALL_MAKERS),
+            "all tagged": lambda draw, length: self._tagged(draw, length, ALL_MAKERS),
         }
 
     def rows(self, kind: str, step: int, count: int, length: int) -> Rows:
@@ -192,22 +196,23 @@ class Texts:
             line.add([int(self._tokenizer.eos_token_id)] if number == len(rows) else self.tokens_of("\n\n"), 1.0)
         return line
 
-    def _skills(self, draw: Random, length: int) -> _Line:
+    def _skills(self, draw: Random, length: int, makers: tuple[Maker, ...] = MAKERS) -> _Line:
         """Single questions one after another, or a game; the answers are scored."""
         line = self._start()
         is_game = draw.random() < 0.15
         while len(line.ids) < length:
-            for exchange in dialogues.game(draw) if is_game else skills.exchanges(draw, draw.randrange(2, 6)):
+            said = dialogues.game(draw) if is_game else skills.exchanges(draw, draw.randrange(2, 6), makers)
+            for exchange in said:
                 line.add(self.tokens_of(f"Instruction:\n{exchange.said}\nResponse:\n"), 0.0)
                 line.add(self.tokens_of(f"{exchange.answer}{exchange.value}{exchange.end}"), 1.0)
                 line.add(self.tokens_of("\n\n"), 1.0)
         return line
 
-    def _tagged(self, draw: Random, length: int) -> _Line:
+    def _tagged(self, draw: Random, length: int, makers: tuple[Maker, ...] = MAKERS) -> _Line:
         """Prompts of several instructions, as many as there is room for; the answers are scored."""
         line = self._start()
         while True:
-            prompt, answer = skills.tagged(draw)
+            prompt, answer = skills.tagged(draw, makers)
             query = self._tokenizer(f"Instruction:\n{prompt}\nResponse:\n", add_special_tokens=False)["input_ids"]
             said = self._tokenizer(f"{answer}\n\n", add_special_tokens=False)["input_ids"]
             if len(line.ids) + len(query) + len(said) > length:

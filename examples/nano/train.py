@@ -42,13 +42,15 @@ class Stage:
         name: For the log.
         steps: How many optimizer steps.
         layers: Layers in use.
-        parts: Kinds of text in each step (see `texts.KINDS`): rows, tokens a row, share of the loss.
+        parts: Kinds of text in each step (see `texts.Texts`): rows, tokens a row, share of the loss.
+        rates: Learning rate at its beginning and its end, as shares of `LEARNING_RATE`; straight in between.
     """
 
     name: str
     steps: int
     layers: int
     parts: dict[str, tuple[int, int, float]]
+    rates: tuple[float, float] = (1.0, 1.0)
 
 
 FEW_REPEATS = Stage("repeats of few tokens", 600, FIRST_LAYERS, {"few repeats": (32, 96, 1.0)})
@@ -97,31 +99,64 @@ DENSE = Stage(
         "tagged": (1, 448, 0.3),
     },
 )
-KEYED_PARTS = {
-    "repeats": (10, 96, 0.5),
-    "keyed spread": (14, 256, 1.5),
-    "keyed long": (1, 1_152, 0.7),
-    "writers": (16, 104, 0.7),
-    "skills": (1, 192, 0.3),
-    "tagged": (1, 448, 0.3),
-}
-LAST_PARTS = {
-    "repeats": (6, 96, 0.3),
-    "keyed spread": (8, 256, 1.0),
-    "keyed long": (2, 1_152, 1.0),
-    "writers": (14, 104, 0.6),
-    "plain writers": (16, 96, 0.8),
-    "skills": (1, 192, 0.3),
-    "tagged": (2, 448, 0.4),
-}
-KEYED_STEPS, LAST_STEPS = 430, 330
-
-
-def stages(keyed_steps: int, last_steps: int) -> tuple[Stage, ...]:
-    """The whole training, in order."""
-    keyed = Stage("things of any word", keyed_steps, LAYERS, KEYED_PARTS)
-    last = Stage("everything", last_steps, LAYERS, LAST_PARTS)
-    return FEW_REPEATS, REPEATS, SHORT, LISTED, VARIED, DENSE, keyed, last
+KEYED = Stage(
+    "things of any word",
+    430,
+    LAYERS,
+    {
+        "repeats": (10, 96, 0.5),
+        "keyed spread": (14, 256, 1.5),
+        "keyed long": (1, 1_152, 0.7),
+        "writers": (16, 104, 0.7),
+        "skills": (1, 192, 0.3),
+        "tagged": (1, 448, 0.3),
+    },
+)
+EVERYTHING = Stage(
+    "everything",
+    330,
+    LAYERS,
+    {
+        "repeats": (6, 96, 0.3),
+        "keyed spread": (8, 256, 1.0),
+        "keyed long": (2, 1_152, 1.0),
+        "writers": (14, 104, 0.6),
+        "plain writers": (16, 96, 0.8),
+        "skills": (1, 192, 0.3),
+        "tagged": (2, 448, 0.4),
+    },
+    (1.0, 0.0),
+)
+SKILLED = Stage(
+    "many skills",
+    1_000,
+    LAYERS,
+    {
+        "keyed spread": (4, 256, 0.6),
+        "keyed long": (1, 1_152, 0.6),
+        "writers": (8, 104, 0.5),
+        "plain writers": (6, 96, 0.5),
+        "all skills": (20, 160, 1.5),
+        "all tagged": (3, 448, 1.0),
+    },
+    (0.75, 0.75),
+)
+TAGGED = Stage(
+    "tags, and everything",
+    800,
+    LAYERS,
+    {
+        "keyed spread": (6, 256, 0.8),
+        "keyed long": (1, 1_152, 0.8),
+        "writers": (10, 104, 0.6),
+        "plain writers": (8, 96, 0.6),
+        "all skills": (8, 160, 1.0),
+        "all tagged": (6, 448, 1.5),
+    },
+    (0.75, 0.0),
+)
+STAGES = (FEW_REPEATS, REPEATS, SHORT, LISTED, VARIED, DENSE, KEYED, EVERYTHING, SKILLED, TAGGED)
+"""The whole training, in order."""
 
 
 @dataclass(slots=True)
@@ -165,19 +200,20 @@ def begin(tokenizer: PreTrainedTokenizerBase, seed: int) -> Training:
     )
 
 
-def learning_rate(step: int, plan: tuple[Stage, ...]) -> float:
-    """Rises over the first steps, stays, and falls to zero over the last stage."""
-    left = sum(stage.steps for stage in plan) - step
-    return LEARNING_RATE * min(1.0, (step + 1) / WARMUP_STEPS, left / plan[-1].steps)
-
-
-def stage_of(step: int, plan: tuple[Stage, ...]) -> Stage:
-    """The stage that a step belongs to."""
-    for stage in plan:
+def stage_of(step: int) -> tuple[Stage, int]:
+    """The stage that a step belongs to, and how many of its steps came before."""
+    for stage in STAGES:
         if step < stage.steps:
-            return stage
+            return stage, step
         step -= stage.steps
     raise ValueError("the training is over")
+
+
+def learning_rate(step: int) -> float:
+    """Rises over the first steps; then as each stage has it."""
+    stage, done = stage_of(step)
+    first, last = stage.rates
+    return LEARNING_RATE * min((step + 1) / WARMUP_STEPS, first + (last - first) * done / stage.steps)
 
 
 def part_loss(model: LlamaForCausalLM, rows: texts.Rows, layers: int) -> torch.Tensor:
@@ -192,13 +228,13 @@ def part_loss(model: LlamaForCausalLM, rows: texts.Rows, layers: int) -> torch.T
     return (nats * weights[scored]).sum() / weights.sum()
 
 
-def train(training: Training, generator: texts.Texts, plan: tuple[Stage, ...]) -> Iterator[int]:
-    """Train on to the end of the plan; gives the number of steps done after each of them."""
-    for step in range(len(training.losses), sum(stage.steps for stage in plan)):
+def train(training: Training, generator: texts.Texts) -> Iterator[int]:
+    """Train on to the end; gives the number of steps done after each of them."""
+    for step in range(len(training.losses), sum(stage.steps for stage in STAGES)):
         began = time.monotonic()
-        stage = stage_of(step, plan)
+        stage, _ = stage_of(step)
         for group in training.optimizer.param_groups:
-            group["lr"] = learning_rate(step, plan)
+            group["lr"] = learning_rate(step)
         training.optimizer.zero_grad()
         losses = {}
         for kind, (rows, length, share) in stage.parts.items():
@@ -235,7 +271,7 @@ def record(training: Training, settings: dict[str, int]) -> dict[str, object]:
         "steps": len(training.losses),
         "seconds": round(training.seconds),
         "tokens": training.tokens,
-        "first_losses": [each["few repeats"] for each in training.losses[:40]],
+        "first_losses": [each["few repeats"] for each in training.losses[: round(0.01 * len(training.losses))]],
         "mean_losses": [{"step": end, **mean_losses(training.losses[end - LOG_EVERY : end])} for end in ends],
     }
 
@@ -261,9 +297,8 @@ def run(options: argparse.Namespace) -> None:
     if state.exists():
         training.load(state)
     print(f"{training.model.num_parameters():,} parameters, {len(tokenizer):,} tokens in the vocabulary", flush=True)
-    plan = stages(options.keyed_steps, options.last_steps)
     saved = time.monotonic()
-    for step in train(training, generator, plan):
+    for step in train(training, generator):
         if step % LOG_EVERY == 0:
             found = "  ".join(f"{kind} {loss:.3f}" for kind, loss in mean_losses(training.losses[-LOG_EVERY:]).items())
             print(f"step {step:5}  {found}  {training.tokens:,} tokens  {training.seconds:.0f} s", flush=True)
@@ -276,8 +311,7 @@ def run(options: argparse.Namespace) -> None:
     training.save(state)
     export(training, tokenizer, options.out)
     if options.curve is not None:
-        steps = {"keyed_steps": options.keyed_steps, "last_steps": options.last_steps}
-        settings = steps | {"seed": options.seed, "threads": options.threads}
+        settings = {"seed": options.seed, "threads": options.threads}
         options.curve.write_text(json.dumps(record(training, settings), indent=1) + "\n", encoding="utf-8")
 
 
@@ -287,13 +321,7 @@ def main() -> None:
     parser.add_argument("--run", type=Path, required=True, help="folder for the state that a stopped run goes on from")
     parser.add_argument("--out", type=Path, required=True, help="folder for the model and its tokenizer")
     parser.add_argument("--curve", type=Path, help="write losses here, as JSON")
-    parser.add_argument(
-        "--keyed-steps", type=int, default=KEYED_STEPS, help=f"steps of the last stage but one (default: {KEYED_STEPS})"
-    )
-    parser.add_argument(
-        "--last-steps", type=int, default=LAST_STEPS, help=f"steps of the last stage (default: {LAST_STEPS})"
-    )
-    parser.add_argument("--stop-after", type=int, help="save and stop after this step of the whole plan")
+    parser.add_argument("--stop-after", type=int, help="save and stop after this step")
     parser.add_argument("--seed", type=int, default=0, help="of weights and text (default: 0)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads; they change rounding (default: 1)")
     run(parser.parse_args())

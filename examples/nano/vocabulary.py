@@ -7,10 +7,12 @@ and texts tokenized one by one and joined are what the joined text would give.
 
 import dialogues
 import skills
-import words
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
-from world import SKILLS, STYLES, ask, facts
+from writers import STYLES
+
+from pyllm.demo import words
+from pyllm.demo.world import SKILLS, ask, facts
 
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
 

@@ -69,6 +69,21 @@ _SAID_CHARACTERS = 600
 _LONG_NAME = 22
 
 
+def ensure_plots() -> None:
+    """Find out before the work whether plots can be drawn.
+
+    Raises:
+        PrerequisiteError: matplotlib is not installed.
+    """
+    try:
+        import matplotlib as _  # noqa: F401
+    except ImportError as error:
+        raise PrerequisiteError(
+            f"plots need matplotlib, which is not installed: {error}",
+            hint='install it with pip install "pyllm[report]"',
+        ) from error
+
+
 def draw(height: Real, said: str, paint: Callable[["Axes"], None], *, left: Real = 52, top: Real = 12) -> str:
     """Draw on axes of the usual width.
 
@@ -79,15 +94,11 @@ def draw(height: Real, said: str, paint: Callable[["Axes"], None], *, left: Real
         left: Room beside the axes.
         top: Room above them.
     """
-    try:
-        from matplotlib import rc_context, rcdefaults, rcParams
-        from matplotlib.backends.backend_svg import FigureCanvasSVG
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise PrerequisiteError(
-            f"plots need matplotlib, which is not installed: {error}",
-            hint='install it with pip install "pyllm[report]"',
-        ) from error
+    ensure_plots()
+    from matplotlib import rc_context, rcdefaults, rcParams
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
     with rc_context(), warnings.catch_warnings():
         # What a user has set for other plots would change these.
         rcdefaults()

@@ -217,7 +217,7 @@ def _timed(job: Job, spans: tuple[AnswerSpan, ...], demo_tokens: int, pack: int,
     return best
 
 
-def _bytes(count: float) -> str:
+def _bytes(count: int | float) -> str:
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"

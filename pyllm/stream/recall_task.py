@@ -121,9 +121,7 @@ def recall_dialogue(
     # A text as a seed is hashed with SHA-512, the same everywhere.
     draw = random.Random(f"recall {seed} {number}")
     things, names = draw.sample(THINGS, facts), draw.sample(NAMES, facts)
-    told = [
-        (draw.choice(_TOLD).format(thing=thing, name=name), _HEARD) for thing, name in zip(things, names, strict=True)
-    ]
+    told = [(telling(draw, thing, name), _HEARD) for thing, name in zip(things, names, strict=True)]
 
     def turns_of(said: list[tuple[str, str]]) -> list[tuple[int, ...]]:
         messages = [
@@ -146,11 +144,11 @@ def recall_dialogue(
         )
     late: list[tuple[str, str]] = []
     while left > 0:
-        early.append(_small_talk(draw))
+        early.append(small_talk(draw))
         left -= cost(early[-1]) + around
     left += 2 * tokens / 3
     while left > 0:
-        late.append(_small_talk(draw))
+        late.append(small_talk(draw))
         left -= cost(late[-1]) + around
     order = list(range(len(early)))
     draw.shuffle(order)
@@ -160,7 +158,18 @@ def recall_dialogue(
     return RecallDialogue(tuple(history), fact_turns, tuple(names), questions)
 
 
-def _small_talk(draw: random.Random) -> tuple[str, str]:
+def telling(draw: random.Random, thing: str, name: str) -> str:
+    """A sentence that tells a name."""
+    return draw.choice(_TOLD).format(thing=thing, name=name)
+
+
+def asking(thing: str) -> str:
+    """The question for a name."""
+    return _ASKED.format(thing=thing)
+
+
+def small_talk(draw: random.Random) -> tuple[str, str]:
+    """A sentence about nothing, and what may be answered."""
     said = f"I {draw.choice(_DONE)} a {draw.choice(_ADJECTIVES)} {draw.choice(_OBJECTS)} {draw.choice(_WHEN)}."
     return said, draw.choice(_REPLIES).format(adjective=draw.choice(_ADJECTIVES), object=draw.choice(_OBJECTS))
 
@@ -168,7 +177,7 @@ def _small_talk(draw: random.Random) -> tuple[str, str]:
 def _questions(
     tokenizer: Tokenizer, template: TurnTemplate, vocabulary: int, things: list[str], names: list[str]
 ) -> tuple[Question, ...]:
-    asked = [_ASKED.format(thing=thing) for thing in things]
+    asked = [asking(thing) for thing in things]
     # The first row opens the dialogue, the others do not; as dialogues of their own, all of them do.
     inside = pl.DataFrame({"dialogue_id": 0, "turn": range(len(asked) + 1), "text": [asked[0], *asked]})
     alone = pl.DataFrame({"dialogue_id": range(len(asked)), "turn": 0, "text": asked})

@@ -1,18 +1,102 @@
-"""The demo shows what it says: golden scores tell right from wrong answers, length and chance do not."""
+"""The demo shows what it says: golden scores find right answers, the cache remembers, and all of it is on one page."""
 
+import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
-from tests.support.shell import bash
+import polars as pl
+import pytest
+
+from pyllm.cli import demo
+from pyllm.cli.app import main
+
+SMALL = demo.Sizes(rows=120, anchors=16, held_out=24, turns=30, tokens=600, dialogues=1, tasks=3, instances=2)
 
 
-def test_the_demo_finds_the_right_answers(repository_root: Path) -> None:
-    ended = bash("scripts/demo.sh", cwd=repository_root)
-    assert ended.code == 0, ended.stderr
-    areas = dict(re.findall(r"^(golden score|longest|random) AUC (\d\.\d\d)$", ended.text, flags=re.MULTILINE))
-    assert set(areas) == {"golden score", "longest", "random"}
-    assert float(areas["golden score"]) >= 0.9
-    # 240 rows: a control is within 0.1 of a half unless something leaks.
-    assert all(abs(float(areas[control]) - 0.5) < 0.1 for control in ("longest", "random"))
-    before, after = re.findall(r"right answers: (\d+) of 240 rows before selection, (\d+) of 120 after", ended.text)[0]
-    assert int(after) / 120 > int(before) / 240 + 0.3
+def lines_of(text: str) -> dict[str, str]:
+    """The closing lines by what they begin with."""
+    names = ("golden score AUC", "longest AUC", "random AUC", "right answers", "held-out loss", "chat", "recall",
+             "tagged answers parsed", "page")  # fmt: skip
+    return {name: line[len(name) + 1 :] for name in names for line in text.splitlines() if line.startswith(f"{name} ")}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_the_demo_shows_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = f"""
+import sys
+from pyllm.cli import app, demo
+demo.SIZES = demo.{SMALL}
+sys.exit(app.main(["demo", "--seed", "3"]))
+"""
+    ended = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    monkeypatch.chdir(tmp_path)
+    lines = lines_of(ended.stdout)
+    assert float(lines["golden score AUC"]) >= 0.9
+    # 120 rows: a control is within 0.15 of a half unless something leaks.
+    assert all(abs(float(lines[f"{control} AUC"]) - 0.5) < 0.15 for control in ("longest", "random"))
+    before, after = map(int, re.findall(r"(\d+)%", lines["right answers"]))
+    assert after >= before + 30
+    losses = dict(re.findall(r"([a-z][a-z ]+) (\d\.\d+)", lines["held-out loss"]))
+    assert set(losses) == {"before training", "selected", "random", "longest"}
+    assert float(losses["selected"]) < float(losses["random"])
+    known, kept = re.fullmatch(
+        r"(\d) of 6 names known after 30 turns, at most (\d+) tokens kept", lines["chat"]
+    ).groups()  # type: ignore[union-attr]
+    assert int(known) >= 4
+    assert int(kept) <= SMALL.tokens // 4
+    recall = dict(re.findall(r"([a-z0-9+]+) (\d\.\d+)", lines["recall"]))
+    assert float(recall["sirllm+8"]) > float(recall["streaming"])
+    assert lines["page"] == "demo/report.html"
+
+    # Each command is shown as one would type it, and everything stands in the one folder.
+    commands = re.findall(r"^\$ toolkit (\w+)", ended.stderr, flags=re.MULTILINE)
+    assert commands == ["score", "score", "select", "finetune", "stream", "stream", "mti", "report"]
+    assert [path.name for path in tmp_path.iterdir()] == ["demo"]
+    bad = [json.loads(line) for line in Path("demo/bad-rows.jsonl").read_text().splitlines()]
+    assert [row["field"] for row in bad if row["field"]] == ["output"]
+    assert len(bad) == 2
+    answers = [json.loads(line) for line in Path("demo/answers.jsonl").read_text().splitlines()]
+    assert len(answers) == SMALL.turns + 6
+    assert pl.read_parquet("demo/scores.parquet")["golden_score"].null_count() == 2
+    page = Path("demo/report.html").read_text()
+    assert all(title in page for title in ("Golden scores", "Training", "Streaming memory", "Several instructions"))
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "thesis.tex").write_text("\\title{}")
+    assert main(["demo", "--out", str(tmp_path)]) == 2
+    assert "no folder of an earlier demo" in capfd.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_what_is_not_the_demos_outlives_it(tmp_path: Path) -> None:
+    out = tmp_path / "demo"
+    demo._start_anew(out, 1)
+    for name in ("pool.jsonl", "notes.txt", "mti/calls.jsonl"):
+        (out / name).parent.mkdir(exist_ok=True)
+        (out / name).write_text("x")
+    demo._start_anew(out, 2)
+    assert sorted(path.name for path in out.iterdir()) == ["demo.json", "notes.txt"]
+
+
+def test_a_step_that_fails_ends_the_demo_with_its_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def steps(out: Path, seed: int) -> list[demo._Step]:
+        return [demo._Step("Broken.", ("select", str(out / "pool.jsonl"), "--top", "half")), demo._Step("Next.", ())]
+
+    monkeypatch.setattr(demo, "_steps", steps)
+    monkeypatch.setattr(demo, "SIZES", SMALL)
+    assert main(["demo", "--out", str(tmp_path / "d")]) == 2
+    printed = capfd.readouterr()
+    assert "Next." not in printed.err
+    assert printed.out == ""
+
+
+def test_a_step_reads_as_one_types_it() -> None:
+    step = demo._Step("", ("stream", "chat", "--session", "my talk"), source=Path("a b.jsonl"), target=Path("out"))
+    assert step.line == "toolkit stream chat --session 'my talk' < 'a b.jsonl' > out"

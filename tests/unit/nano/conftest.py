@@ -22,9 +22,9 @@ def _scripts(repository_root: Path) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def world(_scripts: None) -> ModuleType:
-    """examples/nano/world.py."""
-    return importlib.import_module("world")
+def writers(_scripts: None) -> ModuleType:
+    """examples/nano/writers.py."""
+    return importlib.import_module("writers")
 
 
 @pytest.fixture(scope="session")
@@ -49,12 +49,6 @@ def vocabulary(_scripts: None) -> ModuleType:
 def dialogues(_scripts: None) -> ModuleType:
     """examples/nano/dialogues.py."""
     return importlib.import_module("dialogues")
-
-
-@pytest.fixture(scope="session")
-def words(_scripts: None) -> ModuleType:
-    """examples/nano/words.py."""
-    return importlib.import_module("words")
 
 
 @pytest.fixture(scope="session")

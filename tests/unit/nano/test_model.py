@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from pyllm.data.framing import ChatFraming, TextFraming
 from pyllm.data.prompts import Prompt
+from pyllm.demo import words, world
 from pyllm.lm.sources import find_model
 from pyllm.stream.model import load_stream_model
 from pyllm.stream.recall import RecallSettings, measure_recall
@@ -46,9 +47,7 @@ def test_the_tokenizer_is_the_one_that_the_script_builds(
     assert shipped["pre_tokenizer"] == fresh["pre_tokenizer"]
 
 
-def test_every_word_of_the_world_is_one_token(
-    tokenizer: PreTrainedTokenizerBase, world: ModuleType, words: ModuleType, texts: ModuleType
-) -> None:
+def test_every_word_of_the_world_is_one_token(tokenizer: PreTrainedTokenizerBase, texts: ModuleType) -> None:
     assert all(len(ids(tokenizer, f" {word}")) == 1 for word in words.all_words())
     for fact in world.facts():
         assert len(ids(tokenizer, f" {fact.name}")) == 1
@@ -84,13 +83,13 @@ def shared_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 
 def test_training_documents_are_what_scoring_puts_together(
-    tokenizer: PreTrainedTokenizerBase, world: ModuleType, texts: ModuleType
+    tokenizer: PreTrainedTokenizerBase, writers: ModuleType, texts: ModuleType
 ) -> None:
     rows = texts.Texts(tokenizer, 3).rows("writers", 7, 20, 200)
-    writers = world.Writers(Random("3 7 writers"))
+    writer = writers.Writers(Random("3 7 writers"))
     framing = TextFraming(tokenizer)
     for line, weights in zip(rows.ids, rows.weights, strict=True):
-        prompts = [texts.prompt_of(row) for row in writers.document()]
+        prompts = [texts.prompt_of(row) for row in writer.document()]
         whole = [*ids(tokenizer, "\n\n".join(prompt.text for prompt in prompts)), tokenizer.eos_token_id]
         document = [token for token in line.tolist() if token != tokenizer.pad_token_id]
         assert document == [tokenizer.bos_token_id, *whole]
@@ -165,21 +164,26 @@ def test_new_layers_add_nothing_before_they_are_trained(
 
 
 def test_a_stopped_training_ends_as_an_unbroken_one(
-    tokenizer: PreTrainedTokenizerBase, train: ModuleType, texts: ModuleType, tmp_path: Path
+    tokenizer: PreTrainedTokenizerBase,
+    train: ModuleType,
+    texts: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     small = {"few repeats": (2, 32, 1.0)}, {"repeats": (1, 32, 0.5), "names": (1, 96, 1.0)}
     plan = tuple(
         train.Stage(str(number), 3, layers, parts)
         for number, (layers, parts) in enumerate(zip((2, 4), small, strict=True))
     )
+    monkeypatch.setattr(train, "STAGES", plan)
     whole = train.begin(tokenizer, 5)
-    list(train.train(whole, texts.Texts(tokenizer, 5), plan))
+    list(train.train(whole, texts.Texts(tokenizer, 5)))
     first = train.begin(tokenizer, 5)
-    list(islice(train.train(first, texts.Texts(tokenizer, 5), plan), 4))
+    list(islice(train.train(first, texts.Texts(tokenizer, 5)), 4))
     first.save(tmp_path / "state.pt")
     second = train.begin(tokenizer, 5)
     second.load(tmp_path / "state.pt")
-    list(train.train(second, texts.Texts(tokenizer, 5), plan))
+    list(train.train(second, texts.Texts(tokenizer, 5)))
     assert second.losses == whole.losses
     assert all(map(torch.equal, second.model.state_dict().values(), whole.model.state_dict().values()))
 
@@ -210,7 +214,7 @@ def test_the_model_card_is_about_these_weights(repository_root: Path, nano_folde
 def test_golden_scores_find_wrong_answers_and_length_does_not(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, evaluate: ModuleType
 ) -> None:
-    found = evaluate.separation(model, tokenizer, seed=77, rows=160, anchors=20)
+    found = evaluate.separation(model, tokenizer, seed=77, rows=120, anchors=16)
     assert found.golden >= 0.9
     assert found.golden_near >= 0.9
     assert found.longest == pytest.approx(0.5, abs=0.12)
@@ -221,11 +225,11 @@ def test_a_trained_model_is_what_finds_them(
     tokenizer: PreTrainedTokenizerBase, network: ModuleType, evaluate: ModuleType
 ) -> None:
     untrained = network.build_model(tokenizer, 0).eval()
-    assert evaluate.separation(untrained, tokenizer, seed=77, rows=160, anchors=20).golden < 0.75
+    assert evaluate.separation(untrained, tokenizer, seed=77, rows=60, anchors=10).golden < 0.75
 
 
 def test_the_model_answers_in_words_of_its_own(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, world: ModuleType, texts: ModuleType
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: ModuleType
 ) -> None:
     known = 0
     for fact in world.facts()[::12]:
@@ -255,10 +259,9 @@ def test_the_recorded_command_begins_with_the_recorded_losses(
     repository_root: Path, tokenizer: PreTrainedTokenizerBase, train: ModuleType, texts: ModuleType
 ) -> None:
     curve = json.loads((repository_root / "examples" / "nano" / "curve.json").read_text(encoding="utf-8"))
-    plan = train.stages(curve["settings"]["keyed_steps"], curve["settings"]["last_steps"])
     training = train.begin(tokenizer, curve["settings"]["seed"])
-    steps = round(0.01 * sum(stage.steps for stage in plan))
-    list(islice(train.train(training, texts.Texts(tokenizer, curve["settings"]["seed"]), plan), steps))
+    steps = round(0.01 * curve["steps"])
+    list(islice(train.train(training, texts.Texts(tokenizer, curve["settings"]["seed"])), steps))
     losses = [each["few repeats"] for each in training.losses]
     # Rounding differs between machines and thread counts, and grows from step to step.
     assert losses == pytest.approx(curve["first_losses"][:steps], abs=0.02)

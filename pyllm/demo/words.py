@@ -8,7 +8,9 @@ names. Nothing is copied from anywhere.
 from functools import cache
 from random import Random
 
-from world import UNKNOWN_NAMES, facts
+from pyllm.demo.world import UNKNOWN_NAMES, facts
+from pyllm.stream.recall_task import NAMES as HELD_OUT_NAMES
+from pyllm.stream.recall_task import THINGS as HELD_OUT_THINGS
 
 
 def split(text: str) -> tuple[str, ...]:
@@ -16,15 +18,6 @@ def split(text: str) -> tuple[str, ...]:
     return tuple(text.split())
 
 
-HELD_OUT_THINGS = split(
-    "boat cat dog horse garden street village school teacher doctor sister brother cousin friend neighbour ship farm"
-    " shop team band song poem robot guitar hotel island river mountain donkey parrot puppet orchard"
-)
-HELD_OUT_NAMES = split(
-    "Anna Bruno Clara David Emma Felix Greta Henry Iris Jacob Karen Leo Maria Nora Oscar Paula Quentin Rosa Simon Tina"
-    " Victor Wanda Xavier Yvonne Adam Bella Carl Diana Erik Flora Gustav Helen Ivan Julia Kevin Laura Martin Nina Otto"
-    " Peter"
-)
 THINGS = split(
     "dragon hamster rabbit pony goat sheep cow duck goose owl eagle turtle lizard spider snake frog uncle aunt nephew"
     " niece captain pilot dentist lawyer tailor baker butcher plumber painter cook waiter castle palace tavern bakery"

@@ -1,0 +1,1 @@
+"""What `toolkit demo` draws for the shipped model `nano`, and what it says of the results."""
