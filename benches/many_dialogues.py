@@ -5,17 +5,13 @@ import time
 from dataclasses import dataclass
 
 import torch
-import transformers
 
 from pyllm.stream.dialogue import Dialogue
 from pyllm.stream.generation import Sampling, generating, generator_of
 from pyllm.stream.many import Many
-from pyllm.stream.model import StreamModel, stream_model
+from pyllm.stream.model import StreamModel
 from pyllm.stream.reading import Reads
 from pyllm.stream.settings import StreamSettings
-
-SIZES = {"tiny": (4, 128, 2_000), "54m": (12, 512, 32_000)}
-"""Layers, width and vocabulary of random models."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,24 +38,6 @@ class Speed:
     def tokens_per_second(self) -> float:
         """Of generation, all dialogues together."""
         return self.tokens / self.seconds
-
-
-def random_model(size: str, device: str = "cpu", dtype: torch.dtype = torch.float32) -> StreamModel:
-    """A random Llama of one of `SIZES`."""
-    layers, width, vocabulary = SIZES[size]
-    config = transformers.LlamaConfig(
-        vocab_size=vocabulary,
-        hidden_size=width,
-        intermediate_size=width * 8 // 3,
-        num_hidden_layers=layers,
-        num_attention_heads=width // 64,
-        num_key_value_heads=width // 64,
-        max_position_embeddings=4096,
-    )
-    with torch.random.fork_rng():
-        torch.random.default_generator.manual_seed(0)
-        model = transformers.AutoModelForCausalLM.from_config(config)
-    return stream_model(model.to(device, dtype), size)
 
 
 def speed_of(

@@ -1,5 +1,6 @@
 """Options of the commands that have a model write: which one, where it is, and how it is asked."""
 
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
@@ -93,68 +94,66 @@ TopPOption = Annotated[
     float | None,
     typer.Option("--top-p", metavar="P", help="Choose among the likeliest tokens of this share.", show_default=False),
 ]
-BudgetOption = Annotated[
-    str | None,
-    typer.Option(
-        "--budget",
-        metavar="calls=N,tokens=N",
-        help="Stop before more than this is spent, what was spent before included.",
-        show_default=False,
-    ),
-]
 
 
-def open_backend(
-    *,
-    model: str,
-    endpoint: str | None,
-    api_key_env: str | None,
-    concurrency: int,
-    timeout: float,
-    retries: int,
-    template: PromptTemplate,
-    dtype: _models.Dtype,
-    device: str,
-    batch_size: int | None,
-    reuse: bool,
-    seed: int,
-    trained_template: TrainedTemplate | None = None,
-) -> "Backend":
-    """What the options name, ready to answer.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackendOptions:
+    """Which model writes, and how it is asked: what the options of these names were given."""
 
-    Raises:
-        SettingError: The options contradict each other.
-        PrerequisiteError: The model, the device or the key is not there.
-    """
-    if endpoint is None:
-        if api_key_env is not None:
+    model: str
+    endpoint: str | None
+    api_key_env: str | None
+    concurrency: int
+    timeout: float
+    retries: int
+    template: PromptTemplate = PromptTemplate.AUTO
+    trained_template: TrainedTemplate | None = None
+    dtype: _models.Dtype
+    device: str
+    batch_size: int | None
+    reuse: bool = True
+    seed: int
+
+    def open(self) -> "Backend":
+        """The model, ready to answer.
+
+        Raises:
+            SettingError: The options contradict each other.
+            PrerequisiteError: The model, the device or the key is not there.
+        """
+        return self._local() if self.endpoint is None else self._served(self.endpoint)
+
+    def _local(self) -> "Backend":
+        if self.api_key_env is not None:
             raise SettingError("`--api-key-env` is for endpoints", hint="add --endpoint URL")
         from pyllm.lm.sources import find_model
 
-        source = find_model(model)
+        source = find_model(self.model)
 
         from pyllm.lm.backends.local import load_local_backend
         from pyllm.lm.loading import choose_device, choose_dtype, load_config
 
-        place = choose_device(device)
+        place = choose_device(self.device)
         return load_local_backend(
             source,
             device=place,
-            dtype=choose_dtype(dtype.value, place, load_config(source)),
-            template=template.value,
-            trained_template=None if trained_template is None else trained_template.value,
-            reuse=reuse,
-            batch_rows=batch_size,
+            dtype=choose_dtype(self.dtype.value, place, load_config(source)),
+            template=self.template.value,
+            trained_template=None if self.trained_template is None else self.trained_template.value,
+            reuse=self.reuse,
+            batch_rows=self.batch_size,
         )
-    if trained_template is not None:
-        raise SettingError("`--trained-template` is for local models: a server has its own template")
-    if template is not PromptTemplate.AUTO:
-        raise SettingError("`--template` is for local models: a server has its own", hint="leave it out")
-    from pyllm.lm.backends.endpoint import EndpointBackend, EndpointSettings, key_from_environment
 
-    key = key_from_environment(api_key_env or DEFAULT_KEY_VARIABLE, needed=api_key_env is not None)
-    settings = EndpointSettings(concurrency, timeout, retries, seed)
-    return EndpointBackend(endpoint, model, settings, api_key=key)
+    def _served(self, endpoint: str) -> "Backend":
+        if self.trained_template is not None:
+            raise SettingError("`--trained-template` is for local models: a server has its own template")
+        if self.template is not PromptTemplate.AUTO:
+            raise SettingError("`--template` is for local models: a server has its own", hint="leave it out")
+        from pyllm.lm.backends.endpoint import EndpointBackend, EndpointSettings, key_from_environment
+
+        key = key_from_environment(self.api_key_env or DEFAULT_KEY_VARIABLE, needed=self.api_key_env is not None)
+        settings = EndpointSettings(self.concurrency, self.timeout, self.retries, self.seed)
+        return EndpointBackend(endpoint, self.model, settings, api_key=key)
 
 
 def read_budget(text: str | None) -> dict[str, int]:

@@ -13,7 +13,7 @@ from pyllm.cli._console import Console
 
 if TYPE_CHECKING:
     from pyllm.judge.calls import Caller
-    from pyllm.lm.backends.contract import Backend, Decoding
+    from pyllm.lm.backends.contract import Decoding
 
 _CHARACTERS_OF_A_TOKEN = 4
 
@@ -45,6 +45,15 @@ RunOption = Annotated[
     ),
 ]
 SeedOption = Annotated[int, typer.Option(metavar="S", min=0, max=2**63 - 1, help="Of sampling and of intervals.")]
+BudgetOption = Annotated[
+    str | None,
+    typer.Option(
+        "--budget",
+        metavar="calls=N,tokens=N",
+        help="Stop before this run spends more; replies that were kept cost nothing.",
+        show_default=False,
+    ),
+]
 PlanOption = Annotated[bool, typer.Option("--plan", help="Say how many calls and tokens it would take; make none.")]
 AllowEmptyOption = Annotated[bool, typer.Option("--allow-empty", help="Have empty answers judged as they are.")]
 ReferencesOption = Annotated[
@@ -63,20 +72,22 @@ ShowPromptOption = Annotated[
 
 @contextmanager
 def calling(
-    backend: "Backend",
+    options: _backend_options.BackendOptions,
     decoding: "Decoding",
     *,
-    seed: int,
     run: Path | None,
     budget: str | None,
     console: Console,
 ) -> Iterator["Caller"]:
-    """Make calls through a backend, each reply kept where the next run will find it.
+    """Make calls to the model that the options name, each reply kept where the next run will find it.
 
     Raises:
-        SettingError: The folder holds replies of another model, or the budget is not understood.
-        PrerequisiteError: Another process works there, or it cannot be written.
+        SettingError: Options contradict each other, the folder holds replies of another model, or the budget is not
+            understood.
+        PrerequisiteError: The model is not there, another process works in the folder, or it cannot be written.
     """
+    backend = options.open()
+
     from pyllm.cache import cache_folder
     from pyllm.data.lines import open_lines
     from pyllm.judge.calls import Budget, Caller
@@ -91,7 +102,7 @@ def calling(
                 backend,
                 lines,
                 decoding,
-                seed,
+                options.seed,
                 budget=bounds,
                 progress=progress,
                 check=_pipes.stop_without_reader,
@@ -117,33 +128,43 @@ def tell_spent(caller: "Caller", console: Console) -> dict[str, Any]:
 
 
 def tell_plan(
-    console: Console, prompts: Sequence[str], *, most_new_tokens: int, model: str, endpoint: str | None
-) -> dict[str, Any]:
-    """Say what calls would take, before any is made, and give the same for a report.
+    command: str,
+    prompts: Sequence[str],
+    options: _backend_options.BackendOptions,
+    decoding: "Decoding",
+    *,
+    report: Path | None,
+    console: Console,
+) -> None:
+    """Say what calls would take, before any is made, and write the same as a report.
 
     Args:
-        console: Where to say it.
+        command: Whose calls they are.
         prompts: What each call would ask, as far as it is known now.
-        most_new_tokens: Most tokens of an answer.
-        model: Who would answer: its tokenizer counts, where it is at hand.
-        endpoint: Where it is served; its tokenizer is not known, and tokens are taken to have four characters.
+        options: Who would answer: its tokenizer counts. That of a served model is not known, and tokens are taken to
+            have four characters.
+        decoding: How answers would be chosen.
+        report: Where the report goes.
+        console: Where to say it.
     """
-    if endpoint is None:
+    most_answer_tokens = len(prompts) * decoding.max_new_tokens
+    if options.endpoint is None:
         from pyllm.lm.loading import load_tokenizer
         from pyllm.lm.sources import find_model
 
-        tokenizer = load_tokenizer(find_model(model))
+        tokenizer = load_tokenizer(find_model(options.model))
         tokens = sum(len(ids) for ids in tokenizer(list(prompts), add_special_tokens=False)["input_ids"])
     else:
         tokens = sum(len(text) for text in prompts) // _CHARACTERS_OF_A_TOKEN
-    about = "" if endpoint is None else "about "
+    about = "" if options.endpoint is None else "about "
     console.say(
         f"{len(prompts):,} calls: {about}{tokens:,} prompt tokens without those of a chat template,"
-        f" and at most {len(prompts) * most_new_tokens:,} answer tokens"
+        f" and at most {most_answer_tokens:,} answer tokens"
     )
-    return {
+    numbers = {
         "calls": len(prompts),
         "prompt_tokens": tokens,
-        "estimated": endpoint is not None,
-        "most_answer_tokens": len(prompts) * most_new_tokens,
+        "estimated": options.endpoint is not None,
+        "most_answer_tokens": most_answer_tokens,
     }
+    _pipes.write_report(report, {"command": command, "plan": numbers})

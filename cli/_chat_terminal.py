@@ -19,7 +19,8 @@ from pyllm.cli._tables import Column, draw_table, readable
 from pyllm.errors import InputError, PyllmError, SettingError
 
 if TYPE_CHECKING:
-    from pyllm.stream.chat import Chat, SeenToken
+    from pyllm.stream.chat import Chat
+    from pyllm.stream.past import SeenToken
     from pyllm.stream.session import Session
 
 _PROMPT = "> "
@@ -136,7 +137,7 @@ class Talk:
             _console.error(error.message, hint=error.hint)
 
     def _memory(self, _: Sequence[str]) -> None:
-        turns = self._chat.held_turns()
+        turns = self._chat.past.held_turns()
         if not turns:
             _write("nothing is held yet\n")
             return
@@ -153,15 +154,15 @@ class Talk:
         _write(f"{self._chat.cache_tokens:,} of {self._chat.seen_tokens:,} tokens are held ({self._kept_by()})\n")
 
     def _why(self, _: Sequence[str]) -> None:
-        held = self._chat.most_surprising(_SHOWN_TOKENS)
+        held = self._chat.past.most_surprising(_SHOWN_TOKENS)
         if not held:
             _write("nothing is held yet\n")
             return
         _write("held, most surprising first:\n" + _table(held))
-        gone = self._chat.gone_tokens
+        gone = len(self._chat.past.gone)
         if gone:
             _write(f"the last {gone:,} that went, most surprising first:\n")
-            _write(_table(self._chat.last_gone(_SHOWN_TOKENS)))
+            _write(_table(self._chat.past.last_gone(_SHOWN_TOKENS)))
         else:
             _write("nothing has gone yet\n")
 
@@ -192,7 +193,7 @@ class Talk:
             else:
                 # A last turn that never was is named in the error; those behind it need not be.
                 for turn in range(int(first), min(int(last), max(int(first), self._chat.turns + 1)) + 1):
-                    positions += self._chat.positions_of(turn)
+                    positions += self._chat.past.positions_of(turn)
         return positions
 
     def _save(self, words: Sequence[str]) -> None:

@@ -1,8 +1,9 @@
 """`toolkit judge baselines`: the models of a finetuning run and of its controls, answering and judged, in one line."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -69,28 +70,26 @@ def baselines_command(
     questions = read_questions(read_table(prompts)[0], prompts)[:limit]
     right = {} if references is None else read_references(read_table(references)[0], str(references))
     decoding = Decoding(max_new_tokens)
-    common: dict[str, Any] = {
-        "concurrency": concurrency, "timeout": timeout, "retries": retries, "dtype": dtype, "device": device,
-        "batch_size": batch_size, "reuse": True, "seed": seed, "template": _backend_options.PromptTemplate.AUTO,
-    }  # fmt: skip
+    options = _backend_options.BackendOptions(
+        model=judge, endpoint=judge_endpoint, api_key_env=api_key_env, concurrency=concurrency, timeout=timeout,
+        retries=retries, dtype=dtype, device=device, batch_size=batch_size, seed=seed,
+    )  # fmt: skip
     files: list[AnswerFile] = []
     for arm, folder in models.items():
         console.say(f"{arm}: {folder}")
         calls = run / JUDGED / f"calls-{arm}"
-        table = _answers(arm, folder, questions, decoding=decoding, calls=calls, common=common, console=console)
+        asked = replace(options, model=str(folder), endpoint=None, api_key_env=None)
+        table = _answers(arm, questions, asked, decoding, calls=calls, console=console)
         write_table(table, run / JUDGED / f"answers-{arm}.parquet", format="parquet", steps=[step("generate")])
         read = read_answers(table, str(run / JUDGED / f"answers-{arm}.parquet"), label=arm, allow_empty=True)
         files.append(AnswerFile(read.source, arm, read.answers))
-    backend = _backend_options.open_backend(model=judge, endpoint=judge_endpoint, api_key_env=api_key_env, **common)
-    with _calls.calling(
-        backend, decoding, seed=seed, run=run / JUDGED / "calls-judge", budget=None, console=console
-    ) as caller:
+    with _calls.calling(options, decoding, run=run / JUDGED / "calls-judge", budget=None, console=console) as caller:
         verdicts = compare(caller, pair_tasks(matched(files), right), judge)
     summaries, found = summarize_pairs(verdicts, seed=seed), strengths(verdicts, list(models), seed=seed)
     spent = _calls.tell_spent(caller, console)
     console.say(_judge_tables.pairs_text(summaries).rstrip("\n"))
     console.say(_judge_tables.strengths_text(found).rstrip("\n"))
-    facts = {"judge": backend.facts(), "decoding": decoding.as_dict(), "seed": seed}
+    facts = {"judge": caller.backend.facts(), "decoding": decoding.as_dict(), "seed": seed}
     numbers = {
         "command": "judge baselines",
         **facts,
@@ -126,12 +125,11 @@ def _models_of(run: Path) -> Iterator[tuple[str, Path]]:
 
 def _answers(
     arm: str,
-    folder: Path,
     questions: list["Question"],
-    *,
+    options: _backend_options.BackendOptions,
     decoding: "Decoding",
+    *,
     calls: Path,
-    common: dict[str, Any],
     console: Console,
 ) -> "pl.DataFrame":
     """One model's answers. It is let go of before the next is loaded."""
@@ -139,12 +137,11 @@ def _answers(
 
     from pyllm.judge.generation import generate_answers
 
-    backend = _backend_options.open_backend(model=str(folder), endpoint=None, api_key_env=None, **common)
-    with _calls.calling(backend, decoding, seed=common["seed"], run=calls, budget=None, console=console) as caller:
+    with _calls.calling(options, decoding, run=calls, budget=None, console=console) as caller:
         made = generate_answers(caller, questions, model=arm)
     if made.failed:
         raise InputError(f"{arm}: {made.failed} prompts have no answer ({caller.spent.first_error})",
                          hint="use shorter prompts or fewer --max-new-tokens")  # fmt: skip
-    del backend, caller
+    del caller
     gc.collect()
     return made.table

@@ -8,10 +8,11 @@ import typer
 
 from pyllm.cli import _backend_options, _models, _mti_tables, _pipes
 from pyllm.cli._console import Console, QuietOption, VerboseOption, open_console, stderr_is_terminal
+from pyllm.cli._mti_marks import ScoringOption
 from pyllm.errors import SettingError
 
 if TYPE_CHECKING:
-    from pyllm.lm.backends.contract import Backend, Decoding
+    from pyllm.lm.backends.contract import Decoding
     from pyllm.mti.plan import Plan
     from pyllm.mti.run import RunSettings
     from pyllm.mti.run_folder import Results
@@ -24,7 +25,6 @@ Examples:
   toolkit mti run tasks.json --model path/to/model --demonstrations cot.json --preset paper --repeats 3 --out runs/d
   toolkit mti run tasks.json --model path/to/model --plan --price-prompt 0.5 --price-answer 1.5
 """
-
 
 _SHORT_OF = {
     "failed": "failed (run again to ask them again)",
@@ -44,13 +44,6 @@ class PresetOption(StrEnum):
     """Settings of the paper."""
 
     PAPER = "paper"
-
-
-class ScoringOption(StrEnum):
-    """How answers are judged."""
-
-    TYPED = "typed"
-    STRICT = "strict"
 
 
 def run_command(
@@ -115,7 +108,14 @@ def run_command(
         float | None,
         typer.Option(metavar="X", min=0, help="For --plan: price of a million answer tokens.", show_default=False),
     ] = None,
-    budget: _backend_options.BudgetOption = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            metavar="calls=N,tokens=N",
+            help="Stop before more than this is spent, what was spent before included.",
+            show_default=False,
+        ),
+    ] = None,
     api_key_env: _backend_options.ApiKeyEnvOption = None,
     concurrency: _backend_options.ConcurrencyOption = 16,
     timeout: _backend_options.TimeoutOption = 600.0,
@@ -157,22 +157,10 @@ def run_command(
     )
     bounds = Budget(**_backend_options.read_budget(budget))
 
-    def backend() -> "Backend":
-        return _backend_options.open_backend(
-            model=model,
-            endpoint=endpoint,
-            api_key_env=api_key_env,
-            concurrency=concurrency,
-            timeout=timeout,
-            retries=retries,
-            template=template,
-            dtype=dtype,
-            device=device,
-            batch_size=batch_size,
-            reuse=reuse,
-            seed=seed,
-        )
-
+    options = _backend_options.BackendOptions(
+        model=model, endpoint=endpoint, api_key_env=api_key_env, concurrency=concurrency, timeout=timeout,
+        retries=retries, template=template, dtype=dtype, device=device, batch_size=batch_size, reuse=reuse, seed=seed,
+    )  # fmt: skip
     if plan:
         local = model if endpoint is None else None
         prices = price_prompt, price_answer
@@ -191,7 +179,7 @@ def run_command(
                 tasks,
                 demonstrations,
                 settings,
-                backend,
+                options.open,
                 out,
                 scoring=scoring.value,
                 budget=bounds,

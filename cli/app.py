@@ -43,17 +43,8 @@ EXIT_READER_GONE = 141
 
 # In the order of the help. A command is a function of its module's name; Groups have commands of their own.
 _COMMANDS = (
-    "score",
-    "select",
-    "finetune",
-    "report",
-    "generate",
-    "aggregate",
-    "anchors",
-    "pack",
-    "shard",
-    "verify",
-    "demo",
+    *("score", "select", "finetune", "report", "demo"),
+    *("generate", "aggregate", "anchors", "pack", "shard", "verify"),
 )
 _GROUPS = ("judge", "mti", "runs", "stream")
 

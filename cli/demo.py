@@ -30,7 +30,7 @@ Examples:
 
 _MARK = "demo.json"
 _FILES = ("pool.jsonl", "anchors.jsonl", "held-out.jsonl", "talk.jsonl", "tasks.json")
-_RESULTS = ("bad-rows.jsonl", "scores.parquet", "best.parquet", "answers.jsonl", "report.html")
+_RESULTS = ("bad-rows.jsonl", "anchors.parquet", "scores.parquet", "best.parquet", "answers.jsonl", "report.html")
 _RUNS = ("score", "finetuned", "talk", "recall", "mti")
 _NOISE = 0.5
 _MODES = ("mti", "sti", "batch")
@@ -162,7 +162,8 @@ def _steps(out: Path, seed: int) -> Iterator[_Step]:
     cache = ("--cache", str(SIZES.tokens // 4))
     score = ("score", at("pool.jsonl"), "--anchors", at("anchors.jsonl"), *nano, "--dedup")
     yield _Step("What would scoring cost?", (*score, "--plan"))
-    kept = ("--bad-rows", at("bad-rows.jsonl"), "--run", at("score"), "--out", at("scores.parquet"))
+    kept = ("--per-anchor", "--anchors-out", at("anchors.parquet"), "--bad-rows", at("bad-rows.jsonl"))
+    kept = (*kept, "--run", at("score"), "--out", at("scores.parquet"))
     yield _Step("Which rows make right answers likelier?", (*score, *kept))
     yield _Step("Keep the better half.", ("select", at("scores.parquet"), "--top", "50%", "--out", at("best.parquet")))
     training = ("--epochs", "3", "--batch-size", "16", "--learning-rate", "5e-4", "--save-every", "8")
@@ -189,7 +190,9 @@ def _steps(out: Path, seed: int) -> Iterator[_Step]:
         "Several instructions in one prompt, one in each, and in batches.",
         ("mti", "run", at("tasks.json"), *nano, *asked, "--out", at("mti")),
     )
-    shown = [at(name) for name in ("scores.parquet", "best.parquet", "finetuned", "talk", "recall", "mti")]
+    shown = [
+        at(name) for name in ("scores.parquet", "best.parquet", "anchors.parquet", "finetuned", "talk", "recall", "mti")
+    ]
     yield _Step("All of it on one page.", ("report", *shown, "--title", "toolkit demo", "--out", at("report.html")))
 
 

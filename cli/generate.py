@@ -41,7 +41,7 @@ def generate(
     seed: _calls.SeedOption = 0,
     run: _calls.RunOption = None,
     plan: _calls.PlanOption = False,
-    budget: _backend_options.BudgetOption = None,
+    budget: _calls.BudgetOption = None,
     api_key_env: _backend_options.ApiKeyEnvOption = None,
     concurrency: _backend_options.ConcurrencyOption = 16,
     timeout: _backend_options.TimeoutOption = 600.0,
@@ -91,26 +91,23 @@ def generate(
         temperature=temperature if temperature is not None else 0.0,
         top_p=top_p if top_p is not None else 1.0,
     )
-    if plan:
-        asked = ["\n".join(each.turns[:turn]) for each in questions for turn in range(1, len(each.turns) + 1)]
-        numbers = _calls.tell_plan(
-            console, asked * repeats, most_new_tokens=decoding.max_new_tokens, model=model, endpoint=endpoint
-        )
-        _pipes.write_report(report, {"command": "generate", "plan": numbers})
-        return
-    backend = _backend_options.open_backend(
+    options = _backend_options.BackendOptions(
         model=model, endpoint=endpoint, api_key_env=api_key_env, concurrency=concurrency, timeout=timeout,
-        retries=retries, template=template, dtype=dtype, device=device, batch_size=batch_size, reuse=True, seed=seed,
+        retries=retries, template=template, dtype=dtype, device=device, batch_size=batch_size, seed=seed,
         trained_template=trained_template,
     )  # fmt: skip
+    if plan:
+        asked = ["\n".join(each.turns[:turn]) for each in questions for turn in range(1, len(each.turns) + 1)]
+        _calls.tell_plan("generate", asked * repeats, options, decoding, report=report, console=console)
+        return
 
     from pyllm.judge.generation import generate_answers
     from pyllm.provenance import step
 
-    with _calls.calling(backend, decoding, seed=seed, run=run, budget=budget, console=console) as caller:
+    with _calls.calling(options, decoding, run=run, budget=budget, console=console) as caller:
         made = generate_answers(caller, questions, model=model, repeats=repeats, system=system)
     spent = _calls.tell_spent(caller, console)
-    facts = {"decoding": decoding.as_dict(), "model": backend.facts(), "repeats": repeats, "seed": seed}
+    facts = {"decoding": decoding.as_dict(), "model": caller.backend.facts(), "repeats": repeats, "seed": seed}
     _pipes.write_report(report, {"command": "generate", "rows": made.table.height, "without_answer": made.failed,
                                  "spent": spent, **facts})  # fmt: skip
     _pipes.write_output(made.table, out, table_format, [*steps, step("generate", **facts)])

@@ -11,7 +11,7 @@ from pyllm.errors import SettingError
 
 if TYPE_CHECKING:
     from pyllm.judge.answers import AnswerFile
-    from pyllm.lm.backends.contract import Backend, Decoding
+    from pyllm.judge.calls import Caller
 
 GRADE_EXAMPLES = """\b
 Examples:
@@ -84,7 +84,7 @@ def grade_command(
     seed: _calls.SeedOption = 0,
     run: _calls.RunOption = None,
     plan: _calls.PlanOption = False,
-    budget: _backend_options.BudgetOption = None,
+    budget: _calls.BudgetOption = None,
     api_key_env: _backend_options.ApiKeyEnvOption = None,
     concurrency: _backend_options.ConcurrencyOption = 16,
     timeout: _backend_options.TimeoutOption = 600.0,
@@ -120,16 +120,15 @@ def grade_command(
 
     tasks = grade_tasks(files, _references(references))
     decoding = Decoding(max_new_tokens, temperature=temperature)
-    if plan:
-        numbers = _calls.tell_plan(console, [task.prompt for task in tasks], most_new_tokens=max_new_tokens,
-                                   model=judge, endpoint=judge_endpoint)  # fmt: skip
-        _pipes.write_report(report, {"command": "judge grade", "plan": numbers})
-        return
-    backend = _backend_options.open_backend(
+    options = _backend_options.BackendOptions(
         model=judge, endpoint=judge_endpoint, api_key_env=api_key_env, concurrency=concurrency, timeout=timeout,
-        retries=retries, template=template, dtype=dtype, device=device, batch_size=batch_size, reuse=True, seed=seed,
+        retries=retries, template=template, dtype=dtype, device=device, batch_size=batch_size, seed=seed,
     )  # fmt: skip
-    with _calls.calling(backend, decoding, seed=seed, run=run, budget=budget, console=console) as caller:
+    if plan:
+        prompts = [task.prompt for task in tasks]
+        _calls.tell_plan("judge grade", prompts, options, decoding, report=report, console=console)
+        return
+    with _calls.calling(options, decoding, run=run, budget=budget, console=console) as caller:
         table = grade(caller, tasks, judge)
 
     from pyllm.judge.grades import summarize_grades
@@ -137,7 +136,7 @@ def grade_command(
     summaries = summarize_grades(table, [file.label for file in files], seed=seed)
     spent = _calls.tell_spent(caller, console)
     console.say(_judge_tables.grades_text(summaries).rstrip("\n"))
-    facts = _facts(backend, decoding, seed)
+    facts = _facts(caller)
     _pipes.write_report(report, {"command": "judge grade", **facts, "spent": spent,
                                  "models": [each.as_dict() for each in summaries]})  # fmt: skip
     _pipes.write_output(table, out, table_format, [*steps, _step("judge grade", facts)])
@@ -158,7 +157,7 @@ def pair_command(
     seed: _calls.SeedOption = 0,
     run: _calls.RunOption = None,
     plan: _calls.PlanOption = False,
-    budget: _backend_options.BudgetOption = None,
+    budget: _calls.BudgetOption = None,
     api_key_env: _backend_options.ApiKeyEnvOption = None,
     concurrency: _backend_options.ConcurrencyOption = 16,
     timeout: _backend_options.TimeoutOption = 600.0,
@@ -194,16 +193,15 @@ def pair_command(
 
     tasks = pair_tasks(files, _references(references))
     decoding = Decoding(max_new_tokens, temperature=temperature)
-    if plan:
-        numbers = _calls.tell_plan(console, [task.prompt for task in tasks], most_new_tokens=max_new_tokens,
-                                   model=judge, endpoint=judge_endpoint)  # fmt: skip
-        _pipes.write_report(report, {"command": "judge pair", "plan": numbers})
-        return
-    backend = _backend_options.open_backend(
+    options = _backend_options.BackendOptions(
         model=judge, endpoint=judge_endpoint, api_key_env=api_key_env, concurrency=concurrency, timeout=timeout,
-        retries=retries, template=template, dtype=dtype, device=device, batch_size=batch_size, reuse=True, seed=seed,
+        retries=retries, template=template, dtype=dtype, device=device, batch_size=batch_size, seed=seed,
     )  # fmt: skip
-    with _calls.calling(backend, decoding, seed=seed, run=run, budget=budget, console=console) as caller:
+    if plan:
+        prompts = [task.prompt for task in tasks]
+        _calls.tell_plan("judge pair", prompts, options, decoding, report=report, console=console)
+        return
+    with _calls.calling(options, decoding, run=run, budget=budget, console=console) as caller:
         table = compare(caller, tasks, judge)
 
     from pyllm.judge.pairs import strengths, summarize_pairs
@@ -211,7 +209,7 @@ def pair_command(
     summaries = summarize_pairs(table, seed=seed)
     spent = _calls.tell_spent(caller, console)
     console.say(_judge_tables.pairs_text(summaries).rstrip("\n"))
-    facts = _facts(backend, decoding, seed)
+    facts = _facts(caller)
     numbers = {"pairs": [each.as_dict() for each in summaries]}
     if len(files) > 2:
         found = strengths(table, [file.label for file in files], seed=seed)
@@ -242,7 +240,7 @@ def check_command(
     seed: _calls.SeedOption = 0,
     run: _calls.RunOption = None,
     plan: _calls.PlanOption = False,
-    budget: _backend_options.BudgetOption = None,
+    budget: _calls.BudgetOption = None,
     api_key_env: _backend_options.ApiKeyEnvOption = None,
     concurrency: _backend_options.ConcurrencyOption = 16,
     timeout: _backend_options.TimeoutOption = 600.0,
@@ -283,18 +281,17 @@ def check_command(
     said = None if labels is None else read_labels(read_table(labels)[0], str(labels), files)
     probes = probes_of(files, _references(references), repeats=repeats, labels=said)
     decoding = Decoding(max_new_tokens, temperature=temperature)
-    if plan:
-        numbers = _calls.tell_plan(console, [probe.task.prompt for probe in probes], most_new_tokens=max_new_tokens,
-                                   model=judge, endpoint=judge_endpoint)  # fmt: skip
-        _pipes.write_report(report, {"command": "judge check", "plan": numbers})
-        return
-    backend = _backend_options.open_backend(
+    options = _backend_options.BackendOptions(
         model=judge, endpoint=judge_endpoint, api_key_env=api_key_env, concurrency=concurrency, timeout=timeout,
-        retries=retries, template=template, dtype=dtype, device=device, batch_size=batch_size, reuse=True, seed=seed,
+        retries=retries, template=template, dtype=dtype, device=device, batch_size=batch_size, seed=seed,
     )  # fmt: skip
+    if plan:
+        prompts = [probe.task.prompt for probe in probes]
+        _calls.tell_plan("judge check", prompts, options, decoding, report=report, console=console)
+        return
     choices = [probe for probe in probes if not probe.grades]
     grades = [probe for probe in probes if probe.grades]
-    with _calls.calling(backend, decoding, seed=seed, run=run, budget=budget, console=console) as caller:
+    with _calls.calling(options, decoding, run=run, budget=budget, console=console) as caller:
         chosen = compare(caller, [probe.task for probe in choices], judge)
         graded = grade(caller, [probe.task for probe in grades], judge)
     chosen = chosen.with_columns(probe=pl.Series([probe.kind for probe in choices], dtype=pl.String))
@@ -302,7 +299,7 @@ def check_command(
     found = summarize_probes(chosen, graded, said, seed=seed)
     spent = _calls.tell_spent(caller, console)
     console.say(_judge_tables.check_text(found).rstrip("\n"))
-    facts = _facts(backend, decoding, seed)
+    facts = _facts(caller)
     _pipes.write_report(report, {"command": "judge check", **facts, "spent": spent, "probes": found})
     table = pl.concat([chosen, graded], how="diagonal")
     _pipes.write_output(table, out, table_format, [*steps, _step("judge check", facts)])
@@ -370,10 +367,11 @@ def _references(path: Path | None) -> dict[str, tuple[str, ...]]:
     return read_references(read_table(path)[0], str(path))
 
 
-def _facts(backend: "Backend", decoding: "Decoding", seed: int) -> dict[str, Any]:
+def _facts(caller: "Caller") -> dict[str, Any]:
     from pyllm.judge.wording import VERSION
 
-    return {"judge": backend.facts(), "decoding": decoding.as_dict(), "prompt_version": VERSION, "seed": seed}
+    facts = {"judge": caller.backend.facts(), "decoding": caller.decoding.as_dict(), "prompt_version": VERSION}
+    return {**facts, "seed": caller.seed}
 
 
 def _step(command: str, facts: dict[str, Any]) -> dict[str, Any]:

@@ -1,13 +1,12 @@
 """The folder that packed rows are written to: for one run at a time, whole or not at all."""
 
 import contextlib
-import fcntl
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pyllm.data.held import held_folder
 from pyllm.errors import PrerequisiteError, SettingError, reason_of
 
 MANIFEST = "manifest.json"
@@ -22,38 +21,22 @@ _MARK = ".packing"
 @contextlib.contextmanager
 def output_folder(out: Path) -> Iterator[Path]:
     """The folder of the output, for this run alone; gone again if the run made it and left nothing in it."""
-    try:
-        made = not out.exists()
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise PrerequisiteError(f"cannot write {out}: {reason_of(error)}") from error
     mark = out / _MARK
-    if not mark.exists() and not (out / MANIFEST).exists() and (other := next(out.glob("part-*.parquet"), None)):
-        raise SettingError(
-            f"`--out {out}` holds `{other.name}`, which is not of this command", hint="name a new folder"
-        )
-    try:
-        descriptor = os.open(mark, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    except OSError as error:
-        raise PrerequisiteError(f"cannot write {out}: {reason_of(error)}") from error
-    try:
+    with held_folder(out, busy=f"another run is writing to {out}"):
+        if not mark.exists() and not (out / MANIFEST).exists() and (other := next(out.glob("part-*.parquet"), None)):
+            raise SettingError(
+                f"`--out {out}` holds `{other.name}`, which is not of this command", hint="name a new folder"
+            )
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            mark.touch()
         except OSError as error:
-            raise PrerequisiteError(
-                f"another run is writing to {out}", hint="wait for it, or name a new folder"
-            ) from error
+            raise PrerequisiteError(f"cannot write to {out}: {reason_of(error)}") from error
         try:
             yield out
         finally:
             if not (out / MANIFEST).exists():
                 clear(out)
             mark.unlink(missing_ok=True)
-            if made:
-                with contextlib.suppress(OSError):
-                    out.rmdir()
-    finally:
-        os.close(descriptor)
 
 
 def finished_work(folder: Path, work: str) -> dict[str, Any] | None:

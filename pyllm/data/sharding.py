@@ -6,7 +6,6 @@ is imported here, so that starting costs little.
 """
 
 import contextlib
-import fcntl
 import glob
 import json
 import logging
@@ -20,6 +19,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from pyllm import _core
+from pyllm.data.held import held_folder
 from pyllm.data.rows import counted
 from pyllm.errors import InputError, PrerequisiteError, SettingError, reason_of
 from pyllm.provenance import canonical_json, step
@@ -170,7 +170,7 @@ def shard_files(
         "shape": shape,
     }
     settings = {name: value for name, value in facts.items() if value is not None}
-    with _locked(folder), _at_hand(paths, folder) as files:
+    with held_folder(folder, busy=f"another run is writing to {folder}"), _at_hand(paths, folder) as files:
         summary = _core.shard(
             files,
             os.fspath(folder),
@@ -247,30 +247,6 @@ def _is_data(name: str) -> bool:
 
 def _file_name(path: str) -> str:
     return path if path == "-" else PurePath(path).name
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Make the folder, and keep other runs out of it. One that was made and got nothing goes again."""
-    made = not folder.exists()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    except (OSError, ValueError) as error:  # ValueError: a NUL byte in the path
-        reason = "it is no folder" if folder.exists() and not folder.is_dir() else reason_of(error)
-        message = f"cannot write to {folder}: {reason}"
-        raise PrerequisiteError(message) from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError as error:
-        message = f"another run is writing to {folder}"
-        raise PrerequisiteError(message, hint="wait for it to end, or name another folder") from error
-    finally:
-        os.close(descriptor)
-        if made:
-            with contextlib.suppress(OSError):
-                folder.rmdir()
 
 
 @contextlib.contextmanager

@@ -9,7 +9,8 @@ import json
 import os
 import secrets
 import stat
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -62,6 +63,49 @@ def read_table(source: str | os.PathLike[str]) -> tuple[pl.DataFrame, tuple[dict
             raise InputError(message)
         return with_known_types(pl.read_ipc_stream(rows.ipc)), ()
     return read_frame(file), metadata_steps(file)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row of a table, for its values and for messages.
+
+    Args:
+        source: What messages call the table.
+        number: Its place, from 0 on.
+        values: By the names of columns.
+    """
+
+    source: str
+    number: int
+    values: Mapping[str, Any]
+
+    def wrong(self, column: str, reason: str) -> InputError:
+        """What to raise of a value."""
+        return InputError(f"{self.source}: row {self.number}, field `{column}`: {reason}")
+
+    def first_of(self, names: Sequence[str]) -> tuple[str, Any] | None:
+        """The first of these columns that has a value here, and the value."""
+        for name in names:
+            if self.values.get(name) is not None:
+                return name, self.values[name]
+        return None
+
+
+def rows_of(table: pl.DataFrame, source: str, *, lower_names: bool = False) -> list[Row]:
+    """The rows of a table.
+
+    Args:
+        table: As it was read.
+        source: What messages call it.
+        lower_names: Whether rows have the names of columns in lower case.
+
+    Raises:
+        InputError: It has none.
+    """
+    if not table.height:
+        raise InputError(f"{source} holds no rows")
+    names = [name.lower() if lower_names else name for name in table.columns]
+    return [Row(source, number, dict(zip(names, values, strict=True))) for number, values in enumerate(table.rows())]
 
 
 def write_table(

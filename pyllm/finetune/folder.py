@@ -17,9 +17,7 @@ was made with; nothing is trained before the data is whole.
 """
 
 import contextlib
-import fcntl
 import logging
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -27,8 +25,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pyllm.data.held import held_folder
 from pyllm.data.sealed import file_facts, folder_facts, mismatches, read_sealed, sync_folder, write_sealed
-from pyllm.errors import InputError, PrerequisiteError, PyllmError, SettingError, reason_of
+from pyllm.errors import InputError, PyllmError, SettingError
 from pyllm.provenance import differences
 
 _log = logging.getLogger(__name__)
@@ -87,27 +86,10 @@ def locked(path: Path) -> Iterator[None]:
         PrerequisiteError: Another process works there, or it cannot be made.
         SettingError: It holds other files.
     """
-    try:
-        made = not path.exists()
-        path.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    except (OSError, ValueError) as error:  # ValueError: a NUL byte in the path
-        raise PrerequisiteError(f"cannot write {path}: {reason_of(error)}") from error
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise PrerequisiteError(
-                f"another process trains in {path}", hint="wait for it, or name another folder"
-            ) from error
+    with held_folder(path, busy=f"another process trains in {path}"):
         if not is_run(path) and (foreign := sorted(name for name in _names(path) if not _is_leftover(name))):
             raise SettingError(f"`--out {path}` holds other files (`{foreign[0]}`)", hint="name a new folder")
         yield
-    finally:
-        os.close(descriptor)
-        if made:
-            with contextlib.suppress(OSError):  # there is something in it, as there should be
-                path.rmdir()
 
 
 def _names(folder: Path) -> list[str]:

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from pyllm.data.tables import Row, rows_of
 from pyllm.errors import InputError
-from pyllm.judge.questions import MOST_TURNS, Row, category_of, digest_of, id_of, prompt_text, rows_of
+from pyllm.judge.questions import MOST_TURNS, category_of, digest_of, id_of, prompt_text
 
 ANSWER_COLUMNS: dict[str, pl.DataType | type[pl.DataType]] = {
     "prompt_id": pl.String,
@@ -93,7 +94,7 @@ def read_answers(table: pl.DataFrame, source: str, *, label: str, allow_empty: b
     Raises:
         InputError: A column is missing, or a row is wrong, empty or twice there; the message names the row.
     """
-    found = rows_of(table, source)
+    found = rows_of(table, source, lower_names=True)
     column = "answer" if "answer" in found[0].values else "output"
     if column not in found[0].values:
         have = ", ".join(f"`{name}`" for name in table.columns)

@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from pyllm.data.tables import rows_of
 from pyllm.errors import InputError
 from pyllm.judge.answers import AnswerFile, Place
 from pyllm.judge.judging import References, Task, grade_tasks, pair_task
 from pyllm.judge.pairs import POINTS, summarize_pairs, whole_pairs
-from pyllm.judge.questions import MOST_TURNS, id_of, rows_of
+from pyllm.judge.questions import MOST_TURNS, id_of
 from pyllm.stats.agreement import cohen_kappa
 from pyllm.stats.resampling import ratio_interval
 
@@ -114,7 +115,7 @@ def read_labels(table: pl.DataFrame, source: str, files: Sequence[AnswerFile]) -
         InputError: A row is wrong, twice there, or names an answer that the files do not have.
     """
     labels: dict[Place, str] = {}
-    for row in rows_of(table, source):
+    for row in rows_of(table, source, lower_names=True):
         name, label, turn = id_of(row), row.values.get("label"), row.values.get("turn", 1)
         if name is None:
             raise row.wrong("prompt_id", "it is missing")

@@ -13,6 +13,7 @@ from typing import Any
 
 import polars as pl
 
+from pyllm.data.tables import Row, rows_of
 from pyllm.errors import InputError
 from pyllm.provenance import canonical_json, sha256_hex
 
@@ -39,38 +40,6 @@ class Question:
     references: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A row of a table, by the lower-case names of its columns, for its values and for messages."""
-
-    source: str
-    number: int
-    values: Mapping[str, Any]
-
-    def wrong(self, column: str, reason: str) -> InputError:
-        """What to raise of a value."""
-        return InputError(f"{self.source}: row {self.number}, field `{column}`: {reason}")
-
-    def first_of(self, names: Sequence[str]) -> tuple[str, Any] | None:
-        """The first of these columns that has a value here, and the value."""
-        for name in names:
-            if self.values.get(name) is not None:
-                return name, self.values[name]
-        return None
-
-
-def rows_of(table: pl.DataFrame, source: str) -> list[Row]:
-    """The rows of a table.
-
-    Raises:
-        InputError: It has none.
-    """
-    if not table.height:
-        raise InputError(f"{source} holds no rows")
-    names = [name.lower() for name in table.columns]
-    return [Row(source, number, dict(zip(names, values, strict=True))) for number, values in enumerate(table.rows())]
-
-
 def read_questions(table: pl.DataFrame, source: str) -> list[Question]:
     """The prompts of a table, in its order.
 
@@ -81,7 +50,7 @@ def read_questions(table: pl.DataFrame, source: str) -> list[Question]:
     Raises:
         InputError: No column holds prompts, or a row is wrong; the message names the row and the field.
     """
-    rows = rows_of(table, source)
+    rows = rows_of(table, source, lower_names=True)
     asked = [name for name in ("turns", "messages", *_TEXTS) if name in rows[0].values]
     if not asked:
         found = ", ".join(f"`{name}`" for name in table.columns)
@@ -220,7 +189,7 @@ def read_references(table: pl.DataFrame, source: str) -> dict[str, tuple[str, ..
         InputError: No column holds answers, or a row is wrong.
     """
     made: dict[str, dict[int, str]] = {}
-    for row in rows_of(table, source):
+    for row in rows_of(table, source, lower_names=True):
         name = id_of(row)
         if name is None:
             raise row.wrong("prompt_id", "it is missing")

@@ -9,7 +9,6 @@ Each conversation is written down when its last answer is there (`pyllm.data.lin
 holds. A run that was stopped, or one on a longer table, takes up what is there.
 """
 
-import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,6 +21,7 @@ from typing import Any
 import polars as pl
 
 from pyllm.data.lines import open_lines
+from pyllm.data.tables import rows_of
 from pyllm.errors import InputError, SettingError
 from pyllm.progress import Progress, no_progress
 from pyllm.provenance import canonical_json, sha256_hex
@@ -32,6 +32,7 @@ from pyllm.stream.many import Job, Many
 from pyllm.stream.model import StreamModel
 from pyllm.stream.reading import Reads
 from pyllm.stream.settings import StreamSettings
+from pyllm.stream.turns import messages_of
 
 _log = logging.getLogger(__name__)
 
@@ -123,51 +124,27 @@ def read_conversations(table: pl.DataFrame, source: str) -> list[Conversation]:
         if name not in table.columns:
             found = ", ".join(f"`{each}`" for each in table.columns)
             raise InputError(f"column `{name}` is missing from {source} (found {found})")
-    if not table.height:
-        raise InputError(f"{source} holds no rows")
     made: list[Conversation] = []
     first: dict[str | int, int] = {}
     left_out = 0
-    for number, (name, messages) in enumerate(table.select("dialogue_id", "messages").iter_rows()):
-
-        def wrong(column: str, reason: str, number: int = number) -> InputError:
-            return InputError(f"{source}: row {number}, field `{column}`: {reason}")
-
+    for row in rows_of(table.select("dialogue_id", "messages"), source):
+        name = row.values["dialogue_id"]
         if isinstance(name, bool) or not isinstance(name, str | int):
-            raise wrong("dialogue_id", "it is neither text nor a whole number")
-        if first.setdefault(name, number) != number:
-            raise wrong("dialogue_id", f"`{name}` stood in row {first[name]}")
-        said = _said(messages, wrong)
+            raise row.wrong("dialogue_id", "it is neither text nor a whole number")
+        if first.setdefault(name, row.number) != row.number:
+            raise row.wrong("dialogue_id", f"`{name}` stood in row {first[name]}")
+        said = messages_of(row, empty_questions=False)
         left_out += sum(role == "assistant" for role, _ in said)
         system = said[0][1] if said[0][0] == "system" else None
         if any(role == "system" for role, _ in said[1:]):
-            raise wrong("messages", "a system message stands behind another message")
+            raise row.wrong("messages", "a system message stands behind another message")
         questions = tuple(text for role, text in said if role == "user")
         if not questions:
-            raise wrong("messages", "nothing is asked: it has no message of the user")
+            raise row.wrong("messages", "nothing is asked: it has no message of the user")
         made.append(Conversation(name, system, questions))
     if left_out:
         _log.info("assistant messages are left out (%d): the model answers for itself", left_out)
     return made
-
-
-def _said(value: Any, wrong: Callable[[str, str], InputError]) -> list[tuple[str, str]]:
-    if isinstance(value, str):  # CSV holds lists as JSON text
-        try:
-            value = json.loads(value)
-        except ValueError as error:
-            raise wrong("messages", "it is neither a list nor JSON text of one") from error
-    if not isinstance(value, list) or not value:
-        raise wrong("messages", "it is no list of messages" if value != [] else "a dialogue needs a message")
-    said = []
-    for place, message in enumerate(value):
-        role, content = (message.get("role"), message.get("content")) if isinstance(message, dict) else (None, None)
-        if role not in ("system", "user", "assistant"):
-            raise wrong("messages", f"message {place} has no role among system, user, assistant")
-        if not isinstance(content, str) or (role == "user" and not content):
-            raise wrong("messages", f"message {place} has no text as its `content`")
-        said.append((str(role), content))
-    return said
 
 
 def answer_conversations(

@@ -5,7 +5,7 @@ only some of them. With a session it saves itself after every turn, and whenever
 switched.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,14 +18,13 @@ from pyllm.stream.dialogue import Dialogue
 from pyllm.stream.generation import Sampling, TextDecoder, Voice, generating, generator_of
 from pyllm.stream.memory import Departure
 from pyllm.stream.model import StreamModel
+from pyllm.stream.past import Past
 from pyllm.stream.reading import Reads, read_alone
 from pyllm.stream.session import Session
 from pyllm.stream.settings import StreamSettings
 
 Ended = Literal["end", "length", "stopped", "told"]
 """Why an answer ended: the model ended it, it had its most tokens, someone stopped it, or it was given from outside."""
-
-_GAP = " … "
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,42 +42,6 @@ class Answer:
     token_ids: tuple[int, ...]
     ended: Ended
     cache_tokens: int
-
-
-@dataclass(frozen=True, slots=True)
-class HeldTurn:
-    """What is held of a turn.
-
-    Args:
-        turn: Its number, from 1 on.
-        tokens: Tokens that it had.
-        held: Tokens of it that are held.
-        pinned: How many of those are pinned.
-        text: The text of those, a sign in place of what is gone.
-    """
-
-    turn: int
-    tokens: int
-    held: int
-    pinned: int
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class SeenToken:
-    """A token that was read.
-
-    Args:
-        position: Its original position.
-        turn: Its turn, from 1 on.
-        nats: Its score as it was read.
-        text: Its text.
-    """
-
-    position: int
-    turn: int
-    nats: float
-    text: str
 
 
 class Chat:
@@ -116,24 +79,18 @@ class Chat:
         self.session = session
         self._sampling, self._seed, self._block = sampling, seed, block
         self._system = system
-        self._records: list[dict[str, Any]] = []
+        self.past = Past(self.dialogue.memory, voice)
         self._unsaved: list[dict[str, Any]] = []
-        self._ids: list[int] = []
-        self._nats: list[float] = []
-        self._ends: list[int] = []
-        """Position behind each turn."""
-        self._gone: Sequence[int] = ()
-        self._said_system: str | None = None
         self._opening: list[int] = []
         if session is not None and not session.is_new:
             session.restore(self.dialogue)
             for record in session.records:
-                self._take_in(record)
-            if system is not None and self._ends and system != self._said_system:
+                self.past.take_in(record)
+            if system is not None and self.past.ends and system != self.past.system:
                 raise SettingError(
                     f"session `{session.folder}` was begun with another system text", hint="leave out --system"
                 )
-        if not self._ends:
+        if not self.past.ends:
             self._opening = voice.opening(system)
             room = settings.budget.room if self.dialogue.memory.evicts else len(self._opening) + 1
             if system is not None and len(self._opening) >= room:
@@ -146,12 +103,12 @@ class Chat:
     @property
     def system(self) -> str | None:
         """The text that stands before everything."""
-        return self._said_system if self._ends else self._system
+        return self.past.system if self.past.ends else self._system
 
     @property
     def turns(self) -> int:
         """Turns so far."""
-        return len(self._ends)
+        return len(self.past.ends)
 
     @property
     def cache_tokens(self) -> int:
@@ -161,7 +118,7 @@ class Chat:
     @property
     def seen_tokens(self) -> int:
         """Tokens read so far."""
-        return len(self._ids)
+        return len(self.past.ids)
 
     def ask(
         self, text: str, *, show: Callable[[str], object] = lambda _: None, stopped: Callable[[], bool] = lambda: False
@@ -226,7 +183,7 @@ class Chat:
             InputError: The chat template refuses a question.
         """
         voice = self.voice
-        count = len(voice.question(question)) + (0 if self._ends else len(self._opening))
+        count = len(voice.question(question)) + (0 if self.past.ends else len(self._opening))
         for asked, answer in told:
             count += len(voice.question(asked)) + len(voice.answer(asked, answer)) + len(voice.closing)
         return count
@@ -237,7 +194,7 @@ class Chat:
         question = self.voice.question(text)
         dialogue, memory = self.dialogue, self.dialogue.memory
         before, start = memory.positions.copy(), memory.seen
-        opening = [] if self._ends else self._opening
+        opening = [] if self.past.ends else self._opening
         dialogue.begin_turn()
         pinned = range(start, start + len(opening)) if opening and self._system is not None else range(0)
         if pinned:
@@ -342,87 +299,24 @@ class Chat:
             InputError: It holds a dialogue already.
             SettingError: Nothing was said yet.
         """
-        if not self._ends:
+        if not self.past.ends:
             raise SettingError("nothing was said yet that could be saved")
         if not session.is_new:
             raise InputError(f"session `{session.folder}` holds a dialogue already")
-        session.save(self.dialogue, self._records)
+        session.save(self.dialogue, self.past.records)
         self._unsaved = []
         if self.session is not None:
             self.session.close()
         self.session = session
 
-    def positions_of(self, turn: int) -> range:
-        """Original positions of a turn's tokens.
-
-        Args:
-            turn: Its number, from 1 on.
-
-        Raises:
-            SettingError: There was no such turn.
-        """
-        if not 1 <= turn <= self.turns:
-            raise SettingError(f"there is no turn {turn}: there were {self.turns:,}")
-        return range(self._ends[turn - 2] if turn > 1 else 0, self._ends[turn - 1])
-
-    def held_turns(self) -> list[HeldTurn]:
-        """What is held, by turn; turns of which nothing is held are left out."""
-        memory = self.dialogue.memory
-        turns = []
-        for turn in np.unique(memory.turns).tolist():
-            here = memory.turns == turn
-            positions = memory.positions[here]
-            pinned = int(np.count_nonzero(memory.pinned[here]))
-            tokens = len(self.positions_of(turn + 1))
-            turns.append(HeldTurn(turn + 1, tokens, len(positions), pinned, self._text(positions)))
-        return turns
-
-    def most_surprising(self, count: int) -> list[SeenToken]:
-        """The held tokens of the highest scores now, highest first."""
-        memory = self.dialogue.memory
-        order = np.argsort(-memory.decayed, kind="stable")[:count]
-        return self._tokens(memory.positions[order].tolist())
-
-    def last_gone(self, count: int) -> list[SeenToken]:
-        """Of the tokens that went in the last turn in which any did, those of the highest scores, highest first."""
-        return self._tokens(sorted(self._gone, key=lambda position: -self._nats[position])[:count])
-
-    @property
-    def gone_tokens(self) -> int:
-        """How many tokens went in the last turn in which any did."""
-        return len(self._gone)
-
-    def _tokens(self, positions: Iterable[int]) -> list[SeenToken]:
-        places = list(positions)
-        turns = np.searchsorted(self._ends, places, side="right") + 1
-        texts = self.voice.names([self._ids[place] for place in places])
-        return [
-            SeenToken(place, int(turn), self._nats[place], text)
-            for place, turn, text in zip(places, turns, texts, strict=True)
-        ]
-
-    def _text(self, positions: Int[ndarray, " kept"]) -> str:
-        runs = np.split(positions, np.flatnonzero(np.diff(positions) > 1) + 1)
-        return _GAP.join(self.voice.decode([self._ids[place] for place in run.tolist()]) for run in runs)
-
     def _happened(self, record: dict[str, Any], *, is_saved: bool = True) -> None:
-        self._take_in(record)
+        self.past.take_in(record)
         self._unsaved.append(record)
         if not is_saved:
             return
         if self.session is not None:
             self.session.save(self.dialogue, self._unsaved)
         self._unsaved = []
-
-    def _take_in(self, record: Mapping[str, Any]) -> None:
-        self._records.append(dict(record))
-        if record["kind"] == "turn":
-            self._said_system = record["system"] if not self._ends else self._said_system
-            self._ids += record["token_ids"]
-            self._nats += record["nats"]
-            self._ends.append(len(self._ids))
-        if record.get("gone"):
-            self._gone = record["gone"]
 
 
 def _settings_now(settings: StreamSettings, session: Session | None) -> StreamSettings:

@@ -17,6 +17,7 @@ from torch import Tensor
 from pyllm.data.framing import ChatFraming, Refused
 from pyllm.data.prompts import Prompt
 from pyllm.errors import InputError, PrerequisiteError, SettingError
+from pyllm.lm.backends.contract import Decoding
 from pyllm.provenance import sha256_hex
 from pyllm.stream.dialogue import Dialogue
 from pyllm.stream.model import StreamModel
@@ -46,12 +47,7 @@ class Sampling:
     max_new_tokens: int = 256
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.temperature < float("inf"):
-            raise SettingError(f"temperature is {self.temperature}: it must be 0 or more")
-        if not 0.0 < self.top_p <= 1.0:
-            raise SettingError(f"top-p is {self.top_p}: it must be above 0 and at most 1")
-        if self.max_new_tokens < 1:
-            raise SettingError(f"max new tokens is {self.max_new_tokens}: it must be 1 or more")
+        Decoding(self.max_new_tokens, temperature=self.temperature, top_p=self.top_p)  # its bounds are ours
 
 
 def choose(logits: Float[Tensor, " vocab"], sampling: Sampling, generator: torch.Generator) -> int:

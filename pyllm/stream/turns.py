@@ -14,6 +14,7 @@ import polars as pl
 
 from pyllm.data.framing import ChatFraming, Refused, Tokenizer
 from pyllm.data.prompts import Prompt
+from pyllm.data.tables import Row, rows_of
 from pyllm.errors import InputError
 
 TurnTemplate = Literal["auto", "chat", "vicuna", "none"]
@@ -35,18 +36,6 @@ class Turn:
     dialogue_id: str | int
     number: int
     token_ids: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """A row of the table, for its values and for messages."""
-
-    source: str
-    number: int
-    values: dict[str, Any]
-
-    def wrong(self, column: str, reason: str) -> InputError:
-        return InputError(f"{self.source}: row {self.number}, field `{column}`: {reason}")
 
 
 def read_turns(
@@ -78,9 +67,7 @@ def read_turns(
         found = ", ".join(f"`{name}`" for name in table.columns)
         named = f"column `{missing[0]}`" if missing else "a column `token_ids`, `text` or `messages`"
         raise InputError(f"{named} is missing from {source} (found {found})")
-    if not table.height:
-        raise InputError(f"{source} holds no rows")
-    rows = [_Row(source, number, values) for number, values in enumerate(table.iter_rows(named=True))]
+    rows = rows_of(table, source)
     if columns[0] == "token_ids":
         turns = [Turn(_dialogue(row), _number(row), _ids(row, vocabulary)) for row in rows]
     else:
@@ -90,7 +77,7 @@ def read_turns(
     return turns
 
 
-def _check_distinct(turns: Sequence[Turn], rows: Sequence[_Row], *, has_numbers: bool) -> None:
+def _check_distinct(turns: Sequence[Turn], rows: Sequence[Row], *, has_numbers: bool) -> None:
     seen: dict[tuple[str | int, int], int] = {}
     for place, turn in enumerate(turns):
         before = seen.setdefault((turn.dialogue_id, turn.number), place)
@@ -101,14 +88,14 @@ def _check_distinct(turns: Sequence[Turn], rows: Sequence[_Row], *, has_numbers:
         raise InputError(f"{rows[0].source}: dialogue `{turn.dialogue_id}` stands in two rows")
 
 
-def _dialogue(row: _Row) -> str | int:
+def _dialogue(row: Row) -> str | int:
     value = row.values["dialogue_id"]
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise row.wrong("dialogue_id", f"{_short(value)} is neither text nor a whole number")
     return value
 
 
-def _number(row: _Row) -> int:
+def _number(row: Row) -> int:
     value = row.values["turn"]
     if isinstance(value, float) and value.is_integer():
         return int(value)
@@ -119,7 +106,7 @@ def _number(row: _Row) -> int:
     return value
 
 
-def _ids(row: _Row, vocabulary: int) -> tuple[int, ...]:
+def _ids(row: Row, vocabulary: int) -> tuple[int, ...]:
     value = _parsed(row, "token_ids")
     if not isinstance(value, list) or not value:
         raise row.wrong("token_ids", "a turn needs at least one token" if value == [] else "it is no list of token ids")
@@ -133,7 +120,7 @@ def _ids(row: _Row, vocabulary: int) -> tuple[int, ...]:
     return tuple(int(token) for token in value)
 
 
-def _parsed(row: _Row, column: str) -> Any:
+def _parsed(row: Row, column: str) -> Any:
     """A list, which CSV holds as JSON text."""
     value = row.values[column]
     if isinstance(value, str):
@@ -160,7 +147,7 @@ class _Writer:
             self._template = "chat" if tokenizer.chat_template else "vicuna"
         self._framing = ChatFraming(tokenizer) if self._template == "chat" else None
 
-    def texts(self, rows: Sequence[_Row]) -> list[Turn]:
+    def texts(self, rows: Sequence[Row]) -> list[Turn]:
         """A user's text a row; the turn that comes first in a dialogue opens it."""
         named = [(_dialogue(row), _number(row)) for row in rows]
         first: dict[str | int, int] = {}
@@ -175,9 +162,9 @@ class _Writer:
             turns.append(self._turn(row, "text", dialogue_id, number, ids))
         return turns
 
-    def messages(self, row: _Row) -> list[Turn]:
+    def messages(self, row: Row) -> list[Turn]:
         """The turns of a conversation: a user's message, what stands before it, and the answer if there is one."""
-        said = _conversation(row)
+        said = messages_of(row)
         turns: list[list[tuple[str, str]]] = [[]]
         for role, content in said:
             roles = [before for before, _ in turns[-1]]
@@ -192,14 +179,14 @@ class _Writer:
             parts = [self._said(row, "messages", turn, opens=not number) for number, turn in enumerate(turns)]
         return [self._turn(row, "messages", dialogue_id, number, ids) for number, ids in enumerate(parts)]
 
-    def _turn(self, row: _Row, column: str, dialogue_id: str | int, number: int, ids: list[int]) -> Turn:
+    def _turn(self, row: Row, column: str, dialogue_id: str | int, number: int, ids: list[int]) -> Turn:
         if not ids:
             raise row.wrong(column, "a turn needs at least one token")
         if max(ids) >= self._vocabulary:
             raise row.wrong(column, f"the tokenizer gives token {max(ids)}, and the model has {self._vocabulary:,}")
         return Turn(dialogue_id, number, tuple(ids))
 
-    def _said(self, row: _Row, column: str, turn: list[tuple[str, str]], *, opens: bool) -> list[int]:
+    def _said(self, row: Row, column: str, turn: list[tuple[str, str]], *, opens: bool) -> list[int]:
         """One turn, tokenized by itself."""
         answer = "".join(content for role, content in turn if role == "assistant")
         asked = [(role, content) for role, content in turn if role != "assistant"]
@@ -216,7 +203,7 @@ class _Writer:
             return ids + self._plain(f"{context} {answer}")[len(ids) :] if answer else ids
         return self._plain(query + answer)
 
-    def _rendered(self, row: _Row, turns: Sequence[list[tuple[str, str]]]) -> list[list[int]]:
+    def _rendered(self, row: Row, turns: Sequence[list[tuple[str, str]]]) -> list[list[int]]:
         """Every turn as what the chat template writes behind the turns before it."""
         from jinja2 import TemplateError  # what chat templates are written in; only they need it
 
@@ -242,7 +229,16 @@ class _Writer:
         return list(self._tokenizer([text], add_special_tokens=False)["input_ids"][0])
 
 
-def _conversation(row: _Row) -> list[tuple[str, str]]:
+def messages_of(row: Row, *, empty_questions: bool = True) -> list[tuple[str, str]]:
+    """The messages of a conversation: who said it, and what.
+
+    Args:
+        row: It has `messages`: objects with `role` and `content`, or JSON text of a list of them.
+        empty_questions: Whether a user may say nothing.
+
+    Raises:
+        InputError: They are something else, or there are none.
+    """
     value = _parsed(row, "messages")
     if not isinstance(value, list) or not value:
         raise row.wrong("messages", "it is no list of messages" if value != [] else "a dialogue needs a message")
@@ -252,7 +248,7 @@ def _conversation(row: _Row) -> list[tuple[str, str]]:
         content = message.get("content") if isinstance(message, dict) else None
         if role not in _ROLES:
             raise row.wrong("messages", f"message {place} has no role among {', '.join(_ROLES)}")
-        if not isinstance(content, str):
+        if not isinstance(content, str) or (role == "user" and not (content or empty_questions)):
             raise row.wrong("messages", f"message {place} has no text as its `content`")
         said.append((str(role), content))
     return said

@@ -26,7 +26,7 @@ def answer_with(monkeypatch):
 
     def put(script, **settings):
         backend = ScriptedBackend(script, **settings)
-        monkeypatch.setattr(_backend_options, "open_backend", lambda **_: backend)
+        monkeypatch.setattr(_backend_options.BackendOptions, "open", lambda _: backend)
         return backend
 
     return put

@@ -70,7 +70,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def answer_with(patch: pytest.MonkeyPatch, script: object) -> None:
-    patch.setattr(_backend_options, "open_backend", lambda **_: ScriptedBackend(script))  # type: ignore[arg-type]
+    patch.setattr(_backend_options.BackendOptions, "open", lambda _: ScriptedBackend(script))  # type: ignore[arg-type]
 
 
 def run(words: str) -> None:

@@ -261,8 +261,8 @@ def test_a_conversation_is_what_its_tokens_are(model, voice):
     with torch.inference_mode():
         whole = model.model(torch.tensor([parts]), use_cache=False).logits[0, -1]
     torch.testing.assert_close(chat.dialogue.logits, whole, rtol=0, atol=1e-4)
-    assert [turn.text for turn in chat.held_turns()][1].startswith("USER: And?\n\nASSISTANT:")
-    assert [turn.held for turn in chat.held_turns()] == [turn.tokens for turn in chat.held_turns()]
+    assert [turn.text for turn in chat.past.held_turns()][1].startswith("USER: And?\n\nASSISTANT:")
+    assert [turn.held for turn in chat.past.held_turns()] == [turn.tokens for turn in chat.past.held_turns()]
 
 
 def test_seeds_repeat_and_turns_draw_anew(model, voice):
@@ -280,7 +280,7 @@ def test_what_is_held_and_what_went(model, voice):
     chat = Chat(model, SMALL, voice, WARM, system="Be brief.")
     most = most_tokens(chat.dialogue)
     opening = len(voice.opening("Be brief."))
-    assert chat.gone_tokens == 0
+    assert len(chat.past.gone) == 0
     for number in range(4):
         chat.ask(f"question {number}")
     assert most[0] == SMALL.budget.tokens
@@ -288,16 +288,16 @@ def test_what_is_held_and_what_went(model, voice):
     assert memory.positions[:opening].tolist() == list(range(opening))
     assert memory.pinned[:opening].all()
     assert memory.pinned.sum() == opening
-    held = chat.held_turns()
+    held = chat.past.held_turns()
     assert held[0].turn == 1
     assert held[0].text.startswith("Be brief.\n\n")
     assert held[0].pinned == opening
     assert sum(turn.held for turn in held) == chat.cache_tokens
-    tops = chat.most_surprising(5)
+    tops = chat.past.most_surprising(5)
     decayed = dict(zip(memory.positions.tolist(), memory.decayed.tolist(), strict=True))
     assert [decayed[token.position] for token in tops] == sorted(decayed.values(), reverse=True)[:5]
-    gone = chat.last_gone(1000)
-    assert len(gone) == chat.gone_tokens > 0
+    gone = chat.past.last_gone(1000)
+    assert len(gone) == len(chat.past.gone) > 0
     assert not {token.position for token in gone} & set(memory.positions.tolist())
     assert [token.nats for token in gone] == sorted((token.nats for token in gone), reverse=True)
 
@@ -316,7 +316,7 @@ def test_pins_and_what_is_forgotten(model, voice):
     chat.unpin()
     assert not chat.dialogue.memory.pinned.any()
     with pytest.raises(SettingError, match="there is no turn 9: there were 6"):
-        chat.positions_of(9)
+        chat.past.positions_of(9)
 
 
 def test_a_system_text_that_leaves_no_room(model, voice):
@@ -346,8 +346,8 @@ def test_a_conversation_goes_on_from_disk_to_the_bit(model, voice, tmp_path, sam
     left, right = part.dialogue.state(), whole.dialogue.state()
     assert left.keys() == right.keys()
     assert all(torch.equal(left[name], right[name]) for name in left)
-    assert part.last_gone(100) == whole.last_gone(100)
-    assert part.held_turns() == whole.held_turns()
+    assert part.past.last_gone(100) == whole.past.last_gone(100)
+    assert part.past.held_turns() == whole.past.held_turns()
     records = [json.loads(line) for line in (tmp_path / LOG).read_text().splitlines()]
     assert [record["kind"] for record in records] == ["turn", "turn", "turn", "pin", "turn", "turn"]
     assert [record["answer"] for record in records if record["kind"] == "turn"] == [answer.text for answer in said]
@@ -368,7 +368,7 @@ def test_saving_elsewhere_and_the_text_of_a_session(model, voice, tmp_path):
     with Session(tmp_path / "talk", {}) as session:
         again = Chat(model, SMALL, voice, WARM, session=session)
         assert again.turns == 2
-        assert again.held_turns() == chat.held_turns()
+        assert again.past.held_turns() == chat.past.held_turns()
         Chat(model, SMALL, voice, WARM, system="Be brief.", session=session)
         with pytest.raises(SettingError, match="was begun with another system text"):
             Chat(model, SMALL, voice, WARM, system="Be long.", session=session)

@@ -173,7 +173,7 @@ def test_chats_answer_as_alone_and_are_gone_on_with_in_any_way(llama, voice, tmp
     for seed, twin in enumerate(alone):
         with Session(tmp_path / str(seed), {"made": "so"}) as session:
             chat = chat_of(llama, voice, seed, session)
-            assert [turn.text for turn in chat.held_turns()] == [turn.text for turn in twin.held_turns()]
+            assert [turn.text for turn in chat.past.held_turns()] == [turn.text for turn in twin.past.held_turns()]
             got, expected_state = chat.dialogue.state(), twin.dialogue.state()
             assert got.keys() == expected_state.keys()
             for name, part in expected_state.items():

@@ -115,7 +115,7 @@ def test_without_a_conversation_nothing_is_remembered_and_the_whole_list_is_read
     for question, answer in told:
         read_alone(chat.telling(question, answer), chat.dialogue.read)
     text = "".join(f"USER: {question}\n\nASSISTANT: {answer}</s>" for question, answer in told)
-    assert "".join(chat.voice.names(chat._ids)) == text
+    assert "".join(chat.voice.names(chat.past.ids)) == text
     assert chat.ask("And now?").text == first
     assert chat.seen_tokens == one.usage.seen_tokens
 

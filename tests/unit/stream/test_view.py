@@ -61,7 +61,7 @@ def talked(model):
         if number == 5:
             chat.switch(StreamSettings(policy="streaming", budget=Budget(2, 30, 10), decay=0.9))
     facts = {"facts": {"settings": SMALL.as_dict()}}
-    lines = "\n".join(json.dumps(record) for record in chat._records)
+    lines = "\n".join(json.dumps(record) for record in chat.past.records)
     return chat, SessionLog(facts, lines.encode()), held, worth
 
 
@@ -76,7 +76,7 @@ def test_a_session_is_told_as_it_was(talked):
     history = history_of_session(log, "talk")
     assert len(history.ends) == 9
     assert [held_behind(history, turn) for turn in range(9)] == held
-    assert history.nats.tolist() == chat._nats
+    assert history.nats.tolist() == chat.past.nats
     assert "".join(history.texts).count("日本") == 9
     assert history.pins[0] == (0, True, [(0, len(chat._opening))])
     assert [(turn, on) for turn, on, _ in history.pins] == [(0, True), (2, True), (4, False)]
