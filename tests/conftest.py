@@ -1,12 +1,16 @@
 """What every test may rely on: no network, a cache of its own, the same random examples in every run."""
 
+import gc
 import logging
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
+
+from tests.support.warm import WarmToolkit, warm_toolkit
 
 # Read when the libraries are imported, here and in every process that a test starts.
 os.environ.update(
@@ -52,12 +56,31 @@ def repository_root() -> Path:
 
 
 @pytest.fixture(scope="session")
+def warm() -> Iterator[WarmToolkit]:
+    """Runs commands in processes that need not import torch and transformers first."""
+    # Paths of sockets must be short, and those of pytest's folders are not.
+    with tempfile.TemporaryDirectory(prefix="warm-") as folder, warm_toolkit(Path(folder)) as toolkit:
+        yield toolkit
+
+
+@pytest.fixture(scope="session")
 def shared_dir(repository_root: Path) -> Path:
     """Real data beside the repository; tests that ask for it skip where there is none."""
     folder = repository_root.parent / "shared"
     if not folder.is_dir():
         pytest.skip("needs the data folder ../shared, which is not here")
     return folder
+
+
+def pytest_collection_finish() -> None:
+    """Let searches for garbage, a second each behind the imports of all tests, leave out what these brought."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    """Give it back to them: modules that are not freed at the end of the process are told as leaks."""
+    gc.unfreeze()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -202,7 +202,7 @@ def test_help_ends_with_examples(files):
     assert "Examples:" in finished.text
 
 
-def test_the_matrix_of_a_scoring_run_gives_its_scores_again(tmp_path):
+def test_the_matrix_of_a_scoring_run_gives_its_scores_again(tmp_path, warm):
     save_tiny_model(tmp_path / "model")
     rows = [{"instruction": f"Say {word}.", "output": word * 2} for word in ("red", "blue", "stone", "red", "north")]
     rows.append({"instruction": "Say nothing.", "output": ""})
@@ -215,7 +215,7 @@ def test_the_matrix_of_a_scoring_run_gives_its_scores_again(tmp_path):
     toolkit aggregate matrix.arrow --zero-shot anchors.parquet --out from-matrix.parquet
     toolkit aggregate scores.parquet --value-column one_shot_nats --zero-shot anchors.parquet --out from-lists.parquet
     """
-    finished = bash(script, cwd=tmp_path)
+    finished = bash(script, cwd=tmp_path, warm=warm)
     assert finished.code == 0, finished.stderr
     columns = ["id", "golden_score", "wins", "anchors_scored", "mean_gain_nats"]
     scores = pl.read_parquet(tmp_path / "scores.parquet").select(columns)

@@ -11,6 +11,7 @@ import pytest
 
 from tests.support.shell import bash
 from tests.support.tiny_models import save_tiny_model, write_jsonl
+from tests.support.warm import WarmToolkit
 
 ROWS = 60
 GROUPS = 5
@@ -139,12 +140,13 @@ def test_one_row(tmp_path: Path) -> None:
     assert (row["cluster"], row["cluster_size"], row["distance"]) == (0, 1, 0.0)
 
 
-def test_a_model_chooses_the_rows_that_a_scoring_run_chooses(folder: Path) -> None:
+def test_a_model_chooses_the_rows_that_a_scoring_run_chooses(folder: Path, warm: WarmToolkit) -> None:
     ended = bash(
         "toolkit anchors rows.jsonl --k 4 --model model --device cpu --out chosen.parquet --report chosen.json"
         " && toolkit score rows.jsonl --anchors kmeans:4 --anchors-out own.parquet --model model --device cpu"
         " --out scores.parquet",
         cwd=folder,
+        warm=warm,
     )
     assert ended.code == 0, ended.stderr
     chosen = pl.read_parquet(folder / "chosen.parquet")
@@ -153,11 +155,12 @@ def test_a_model_chooses_the_rows_that_a_scoring_run_chooses(folder: Path) -> No
     assert json.loads((folder / "chosen.json").read_text())["model"]["weights_sha256"]
 
 
-def test_anchors_pipe_into_score(folder: Path) -> None:
+def test_anchors_pipe_into_score(folder: Path, warm: WarmToolkit) -> None:
     ended = bash(
         "toolkit anchors rows.jsonl --k 3 --embeddings e.npy"
         " | toolkit score rows.jsonl --anchors - --model model --device cpu --out piped.parquet",
         cwd=folder,
+        warm=warm,
     )
     assert ended.code == 0, ended.stderr
     assert set(pl.read_parquet(folder / "piped.parquet")["anchors_scored"]) == {2, 3}

@@ -11,6 +11,7 @@ import pytest
 
 from pyllm.cli import demo
 from pyllm.cli.app import main
+from tests.support.browser import open_page
 
 SMALL = demo.Sizes(rows=120, anchors=16, held_out=24, turns=30, tokens=600, dialogues=1, tasks=3, instances=2)
 
@@ -62,8 +63,12 @@ sys.exit(app.main(["demo", "--seed", "3"]))
     answers = [json.loads(line) for line in Path("demo/answers.jsonl").read_text().splitlines()]
     assert len(answers) == SMALL.turns + 6
     assert pl.read_parquet("demo/scores.parquet")["golden_score"].null_count() == 2
-    page = Path("demo/report.html").read_text()
-    assert all(title in page for title in ("Golden scores", "Training", "Streaming memory", "Several instructions"))
+    probe = "(page) => ({titles: [...page.querySelectorAll('h2')].map((each) => each.textContent)})"
+    opened = open_page(Path("demo/report.html").read_text(), tmp_path, probe=probe)
+    titles = ["What ran on what", "Golden scores", "Training", "Streaming memory", "Several instructions at once"]
+    assert opened.found["titles"] == titles
+    assert opened.console == []
+    assert opened.asked == ["/page.html"]
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -13,6 +13,7 @@ import torch
 from pyllm.cli.app import main
 from tests.support.shell import bash
 from tests.support.tiny_models import save_tiny_model, write_jsonl
+from tests.support.warm import WarmToolkit
 
 ROWS = [
     {"instruction": f"Say {word}", "input": "", "output": f"{word} {word}"}
@@ -41,7 +42,7 @@ def refused(capfd: pytest.CaptureFixture[str], *words: str | Path) -> tuple[int,
 
 
 @pytest.mark.slow
-def test_score_select_finetune_in_one_pipe(folder: Path) -> None:
+def test_score_select_finetune_in_one_pipe(folder: Path, warm: WarmToolkit) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     done = bash(
@@ -51,6 +52,7 @@ def test_score_select_finetune_in_one_pipe(folder: Path) -> None:
         " --eval-data others.jsonl --report report.json && toolkit verify run",
         cwd=folder,
         env=CALM,
+        warm=warm,
     )
     assert done.code == 0, done.stderr
     assert done.stdout == b""

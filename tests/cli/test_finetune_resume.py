@@ -1,12 +1,12 @@
 """Going on with a run that was stopped, killed or damaged: it ends with the bits of one that nothing disturbed."""
 
 import contextlib
+import functools
 import logging
 import os
 import shlex
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +23,7 @@ from pyllm.finetune.verify import verify_run
 from tests.support.shell import Finished, environment
 from tests.support.tiny_models import write_jsonl
 from tests.support.tiny_runs import LORA, TinyRuns, made_rows
+from tests.support.warm import WarmProcess, WarmToolkit
 
 pytestmark = pytest.mark.slow
 
@@ -294,20 +295,17 @@ LONG = (
 OPTIONS = {"full": "", "lora": "--lora --lora-rank 4 --lora-dropout 0.1"}
 
 
-Start = Callable[[Path, str], subprocess.Popen[bytes]]
+Start = Callable[[Path, str], WarmProcess]
 
 
 @pytest.fixture
-def start() -> Iterator[Start]:
+def start(warm: WarmToolkit) -> Iterator[Start]:
     """Starts a command that is to end by a signal; what it says goes to `log`. None outlives the test."""
-    started: list[subprocess.Popen[bytes]] = []
+    started: list[WarmProcess] = []
 
-    def run(folder: Path, line: str) -> subprocess.Popen[bytes]:
+    def run(folder: Path, line: str) -> WarmProcess:
         with (folder / "log").open("ab") as log:
-            process = subprocess.Popen(
-                ["bash", "-c", f"exec toolkit {line}"],
-                cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log, env=environment(),
-            )  # fmt: skip
+            process = warm.popen(["toolkit", *shlex.split(line)], cwd=folder, stderr=log, env=environment())
         started.append(process)
         return process
 
@@ -322,7 +320,7 @@ def sealed_steps(run: Path) -> list[int]:
     return [int(path.parent.name.split("-")[1]) for path in run.glob("checkpoints/checkpoint-*/manifest.json")]
 
 
-def wait_for_checkpoint(process: subprocess.Popen[bytes], run: Path, behind: int) -> int:
+def wait_for_checkpoint(process: WarmProcess, run: Path, behind: int) -> int:
     """Wait until a checkpoint behind that step counts; its step."""
     deadline = time.monotonic() + 110
     while time.monotonic() < deadline:
@@ -339,12 +337,16 @@ def any_moment(most_seconds: float) -> None:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(runs: TinyRuns) -> dict[str, bytes]:
-    """The weights of the long run, of one kind each."""
-    for kind, options in OPTIONS.items():
+def undisturbed(runs: TinyRuns) -> Callable[[str], bytes]:
+    """The weights of the long run of a kind, which is made when it is asked for."""
+
+    @functools.cache
+    def weights(kind: str) -> bytes:
         with contextlib.chdir(runs.folder):
-            assert main(shlex.split(f"{LONG} {options} --out undisturbed-{kind}")) == 0
-    return {kind: runs.weights(f"undisturbed-{kind}") for kind in OPTIONS}
+            assert main(shlex.split(f"{LONG} {OPTIONS[kind]} --out undisturbed-{kind}")) == 0
+        return runs.weights(f"undisturbed-{kind}")
+
+    return weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -366,7 +368,7 @@ class TestProcesses:
     @pytest.mark.timeout(300)  # two processes that import torch
     @pytest.mark.parametrize("kind", ["full", pytest.param("lora", marks=pytest.mark.soak)])
     def test_two_kills(
-        self, runs: TinyRuns, undisturbed: dict[str, bytes], in_folder: Path, kind: str, shell: Shell
+        self, runs: TinyRuns, undisturbed: Callable[[str], bytes], in_folder: Path, kind: str, shell: Shell
     ) -> None:
         line, step = f"{LONG} {OPTIONS[kind]} --out run", 0
         for options in ("", " --resume"):
@@ -379,12 +381,12 @@ class TestProcesses:
         ended = shell.toolkit(f"{line.replace(' rows.jsonl', '')} --resume")
         assert ended.code == 0, ended.stderr
         assert "going on behind step " in ended.stderr
-        assert runs.weights(str(in_folder / "run")) == undisturbed[kind]
+        assert runs.weights(str(in_folder / "run")) == undisturbed(kind)
         assert shell.toolkit("verify run --require-sources").code == 0
 
     @pytest.mark.timeout(300)  # two processes that import torch
     def test_sigterm_and_ctrl_c_stop_behind_a_checkpoint(
-        self, runs: TinyRuns, undisturbed: dict[str, bytes], in_folder: Path, shell: Shell
+        self, runs: TinyRuns, undisturbed: Callable[[str], bytes], in_folder: Path, shell: Shell
     ) -> None:
         step = 0
         for number, word, options in ((signal.SIGTERM, "terminated", ""), (signal.SIGINT, "interrupted", " --resume")):
@@ -403,7 +405,7 @@ class TestProcesses:
             assert f'"step": {checkpoint_steps(in_folder / "run" / "checkpoints")[-1]}' in events[-1]
             step = checkpoint_steps(in_folder / "run" / "checkpoints")[-1]
         assert shell.toolkit(f"{LONG} --out run --resume").code == 0
-        assert runs.weights(str(in_folder / "run")) == undisturbed["full"]
+        assert runs.weights(str(in_folder / "run")) == undisturbed("full")
 
     @pytest.mark.soak
     @pytest.mark.timeout(3600)

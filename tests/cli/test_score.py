@@ -2,8 +2,8 @@
 
 import json
 import os
+import shlex
 import signal
-import subprocess
 import time
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import pytest
 
 from tests.support.shell import bash, environment, in_terminal, toolkit_path
 from tests.support.tiny_models import save_tiny_model, write_jsonl
+from tests.support.warm import WarmProcess, WarmToolkit
 
 WORDS = ["red", "green", "blue", "stone", "river", "seven", "paper", "cloud", "north", "bread"]
 ROWS = 900
@@ -36,22 +37,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def unbroken(folder: Path) -> bytes:
-    """The table of a run that nothing disturbed."""
+    """The table of a run that nothing disturbed, and that a fresh process made."""
     ended = bash(f"{SCORE} --per-anchor --run unbroken --out unbroken.parquet", cwd=folder)
     assert ended.code == 0, ended.stderr
     assert ended.stdout == b""
     return (folder / "unbroken.parquet").read_bytes()
 
 
-def start(folder: Path, command: str, out: str) -> subprocess.Popen[bytes]:
+def start(warm: WarmToolkit, folder: Path, command: str, out: str) -> WarmProcess:
     """Start a command that ends by a signal; stdout goes to `out`, stderr to `out.log`."""
     with (folder / out).open("wb") as stdout, (folder / f"{out}.log").open("wb") as stderr:
-        return subprocess.Popen(
-            ["bash", "-c", f"exec {command}"], cwd=folder, stdout=stdout, stderr=stderr, env=environment()
-        )
+        return warm.popen(shlex.split(command), cwd=folder, stdout=stdout, stderr=stderr, env=environment())
 
 
-def wait_for_units(process: subprocess.Popen[bytes], run: Path, more_than: int) -> int:
+def wait_for_units(process: WarmProcess, run: Path, more_than: int) -> int:
     """Wait until the ledger holds more units than that; how many there are."""
     deadline = time.monotonic() + 80
     while time.monotonic() < deadline:
@@ -63,24 +62,27 @@ def wait_for_units(process: subprocess.Popen[bytes], run: Path, more_than: int) 
     pytest.fail("no unit appeared")
 
 
-def test_two_kills_and_a_rerun_give_the_bytes_of_an_unbroken_run(folder: Path, unbroken: bytes) -> None:
+@pytest.mark.timeout(300)  # whichever comes first waits for the fixtures too
+def test_two_kills_and_a_rerun_give_the_bytes_of_an_unbroken_run(
+    folder: Path, warm: WarmToolkit, unbroken: bytes
+) -> None:
     command = f"{SCORE} --per-anchor --run killed --out elsewhere.parquet"
     units = 0
     for _ in range(2):
-        process = start(folder, command, "killed.out")
+        process = start(warm, folder, command, "killed.out")
         units = wait_for_units(process, folder / "killed", units)
         process.send_signal(signal.SIGKILL)
         process.wait()
         assert not (folder / "elsewhere.parquet").exists()
-    ended = bash(command, cwd=folder)
+    ended = bash(command, cwd=folder, warm=warm)
     assert ended.code == 0, ended.stderr
     assert (folder / "elsewhere.parquet").read_bytes() == unbroken
     assert not list((folder / "killed").rglob("*.partial"))
 
 
-@pytest.mark.timeout(300)  # four processes that import torch, and the fixture's own
-def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(folder: Path, unbroken: bytes) -> None:
-    process = start(folder, f"{SCORE} --per-anchor --run interrupted", "interrupted.parquet")
+@pytest.mark.timeout(300)  # whichever comes first waits for the fixtures too
+def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(folder: Path, warm: WarmToolkit, unbroken: bytes) -> None:
+    process = start(warm, folder, f"{SCORE} --per-anchor --run interrupted", "interrupted.parquet")
     wait_for_units(process, folder / "interrupted", 0)
     process.send_signal(signal.SIGINT)
     assert process.wait() == 130
@@ -88,22 +90,23 @@ def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(folder: Path, unbroke
     text = (folder / "interrupted.parquet.log").read_text()
     assert "run the same command again" in text
     assert "Traceback" not in text
-    ended = bash(f"{SCORE} --per-anchor --run interrupted --report numbers.json", cwd=folder)
+    ended = bash(f"{SCORE} --per-anchor --run interrupted --report numbers.json", cwd=folder, warm=warm)
     assert ended.stdout == unbroken
     numbers = json.loads((folder / "numbers.json").read_text())
     assert numbers["rows"] == ROWS
-    assert 0 < numbers["model_tokens"] < json.loads(plain_report(folder))["model_tokens"]
+    assert 0 < numbers["model_tokens"] < json.loads(plain_report(folder, warm))["model_tokens"]
 
 
-def plain_report(folder: Path) -> str:
-    bash(f"{SCORE} --run fresh --out fresh.parquet --report fresh.json", cwd=folder)
+def plain_report(folder: Path, warm: WarmToolkit) -> str:
+    bash(f"{SCORE} --run fresh --out fresh.parquet --report fresh.json", cwd=folder, warm=warm)
     return (folder / "fresh.json").read_text()
 
 
-def test_score_stops_early_when_its_reader_has_gone(folder: Path, unbroken: bytes) -> None:
+def test_score_stops_early_when_its_reader_has_gone(folder: Path, warm: WarmToolkit, unbroken: bytes) -> None:
     ended = bash(
         f'set +e +o pipefail; {SCORE} --run unread | true; echo "${{PIPESTATUS[*]}}"; ls unread/units | wc -l',
         cwd=folder,
+        warm=warm,
     )
     status, units = ended.text.splitlines()
     assert status == "141 0"
@@ -111,11 +114,12 @@ def test_score_stops_early_when_its_reader_has_gone(folder: Path, unbroken: byte
     assert "Traceback" not in ended.stderr
 
 
-def test_score_pipes_into_select(folder: Path) -> None:
+def test_score_pipes_into_select(folder: Path, warm: WarmToolkit) -> None:
     ended = bash(
         "toolkit score few.jsonl --anchors anchors.jsonl --model model --device cpu --anchors-out used.parquet"
         " | toolkit select --top 25% | toolkit select --show",
         cwd=folder,
+        warm=warm,
     )
     assert ended.code == 0, ended.stderr
     assert ended.text.count("Say number") == 3
@@ -123,10 +127,11 @@ def test_score_pipes_into_select(folder: Path) -> None:
     assert used.columns[-5:] == ["zero_shot_nats", "kept_tokens", "scored_tokens", "truncated", "winnable"]
 
 
-def test_standard_input_and_jsonl_output(folder: Path) -> None:
+def test_standard_input_and_jsonl_output(folder: Path, warm: WarmToolkit) -> None:
     ended = bash(
         "cat few.jsonl | toolkit score -q --anchors random:3 --seed 7 --model model --device cpu --format jsonl",
         cwd=folder,
+        warm=warm,
     )
     assert ended.code == 0, ended.stderr
     rows = [json.loads(line) for line in ended.text.splitlines()]
@@ -136,12 +141,13 @@ def test_standard_input_and_jsonl_output(folder: Path) -> None:
     assert ended.stderr == "warning: anchors are cut to 128 tokens, half of the model's context of 256\n"
 
 
-def test_a_plan_loads_no_weights(folder: Path, tmp_path: Path) -> None:
+def test_a_plan_loads_no_weights(folder: Path, warm: WarmToolkit, tmp_path: Path) -> None:
     save_tiny_model(tmp_path / "model")
     (tmp_path / "model" / "model.safetensors").unlink()
     ended = bash(
         f"toolkit score {folder}/few.jsonl --anchors kmeans:3 --model model --device cpu --plan --report plan.json",
         cwd=tmp_path,
+        warm=warm,
     )
     assert ended.code == 0, ended.stderr
     assert ended.stdout == b""
@@ -152,12 +158,12 @@ def test_a_plan_loads_no_weights(folder: Path, tmp_path: Path) -> None:
     assert "12 distinct rows (of 12) x 3 anchors = 36 pairs" in ended.stderr
 
 
-def test_a_second_process_on_a_run_folder_is_told_who_holds_it(folder: Path) -> None:
-    process = start(folder, f"{SCORE} --run busy", "busy.out")
+def test_a_second_process_on_a_run_folder_is_told_who_holds_it(folder: Path, warm: WarmToolkit) -> None:
+    process = start(warm, folder, f"{SCORE} --run busy", "busy.out")
     try:
         wait_for_units(process, folder / "busy", 0)
         process.send_signal(signal.SIGSTOP)
-        ended = bash(f"{SCORE} --run busy --out other.parquet", cwd=folder)
+        ended = bash(f"{SCORE} --run busy --out other.parquet", cwd=folder, warm=warm)
     finally:
         process.send_signal(signal.SIGCONT)
         process.kill()
@@ -186,11 +192,12 @@ BAD = [
 ]
 
 
+@pytest.mark.usefixtures("unbroken")
 @pytest.mark.parametrize(("command", "code", "named"), BAD, ids=[command[:60] for command, _, _ in BAD])
 def test_bad_input_gets_its_exit_code_and_a_message(
-    folder: Path, unbroken: bytes, command: str, code: int, named: str
+    folder: Path, warm: WarmToolkit, command: str, code: int, named: str
 ) -> None:
-    ended = bash(command.format(rest="--anchors anchors.jsonl --model model --device cpu"), cwd=folder)
+    ended = bash(command.format(rest="--anchors anchors.jsonl --model model --device cpu"), cwd=folder, warm=warm)
     assert ended.code == code, ended.stderr
     assert ended.stdout == b""
     assert named in ended.stderr
@@ -198,24 +205,24 @@ def test_bad_input_gets_its_exit_code_and_a_message(
     assert "Traceback" not in ended.stderr
 
 
-def test_parquet_is_not_written_to_a_terminal(folder: Path) -> None:
-    ended = in_terminal([toolkit_path(), *SCORE.split()[1:]], cwd=folder)
+def test_parquet_is_not_written_to_a_terminal(folder: Path, warm: WarmToolkit) -> None:
+    ended = in_terminal([toolkit_path(), *SCORE.split()[1:]], cwd=folder, warm=warm)
     assert ended.code == 2
     assert b"PAR1" not in ended.stdout
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
-def test_ten_random_kills_give_the_bytes_of_an_unbroken_run(folder: Path, unbroken: bytes) -> None:
+def test_ten_random_kills_give_the_bytes_of_an_unbroken_run(folder: Path, warm: WarmToolkit, unbroken: bytes) -> None:
     """Ten kills at moments drawn from the operating system's entropy, while starting, scoring or writing."""
     for kill in range(10):
         run = f"soak{kill}"
-        process = start(folder, f"{SCORE} --per-anchor --run {run} --out {run}.parquet", f"{run}.out")
+        process = start(warm, folder, f"{SCORE} --per-anchor --run {run} --out {run}.parquet", f"{run}.out")
         if kill % 3:
             wait_for_units(process, folder / run, 0)
         time.sleep(int.from_bytes(os.urandom(2)) / 65_536 * 2)
         process.kill()
         process.wait()
-        ended = bash(f"{SCORE} --per-anchor --run {run} --out {run}.parquet", cwd=folder)
+        ended = bash(f"{SCORE} --per-anchor --run {run} --out {run}.parquet", cwd=folder, warm=warm)
         assert ended.code == 0, ended.stderr
         assert (folder / f"{run}.parquet").read_bytes() == unbroken

@@ -185,12 +185,10 @@ def test_sessions_of_something_else(talk, tmp_path):
     assert "session.json was changed after it was written" in shown
 
 
-def test_a_killed_process_loses_the_running_turn_only(talk, model, tmp_path):
+def test_a_killed_process_loses_the_running_turn_only(talk, model, tmp_path, warm):
     _, whole, _ = talk(QUESTIONS)
     words = [toolkit_path(), "stream", "chat", "--model", model, *SMALL, "--session", str(tmp_path / "talk")]
-    process = subprocess.Popen(
-        words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment()
-    )
+    process = warm.popen(words, cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment())
     lines = "".join(f"{json.dumps({'content': question})}\n" for question in QUESTIONS)
     # Far more questions than it comes to answer: it is killed at work.
     process.stdin.write((lines * 20).encode())
@@ -237,28 +235,28 @@ def typed(model, tmp_path, keys, *words, **more):
     return finished.code, re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", finished.text)
 
 
-def test_at_a_terminal(model, tmp_path):
+def test_at_a_terminal(model, tmp_path, warm):
     lines = [
         "question number 0", "/memory", "question number 1", "question number 2", "/why", "/pin 3 @0", "/memory",
         "/forget @0-1 3", "/pin off", "/policy", "/nope", "/pin x", "/pin 9", "/forget", "/save", "/save talk",
         "/load none", "/load talk", "/save", " /why not", "/help", "/quit",
     ]  # fmt: skip
-    code, text = typed(model, tmp_path, "".join(f"{line}\n" for line in lines).encode())
+    code, text = typed(model, tmp_path, "".join(f"{line}\n" for line in lines).encode(), warm=warm)
     assert code == 0
     chat = in_process(model)
     for number in range(3):
         answer = chat.ask(f"question number {number}")
         held = f"{answer.cache_tokens} of {chat.seen_tokens} tokens held, cut at its most tokens]"
         assert f"[turn {number + 1}: {held}" in text
-    gone = chat.gone_tokens
-    last = chat.last_gone(1)[0]
+    gone = len(chat.past.gone)
+    last = chat.past.last_gone(1)[0]
     assert f"the last {gone} that went" in text
     assert re.search(rf"{last.position} +{last.turn} +{last.nats:.2f}", text)
-    top = chat.most_surprising(1)[0]
+    top = chat.past.most_surprising(1)[0]
     assert re.search(rf"{top.position} +{top.turn} +{top.nats:.2f}", text)
-    pinned = chat.pin([0, *chat.positions_of(3)])
+    pinned = chat.pin([0, *chat.past.positions_of(3)])
     assert f"{pinned} of these tokens are held, and pinned now" in text
-    lost = chat.forget([0, 1, *chat.positions_of(3)])
+    lost = chat.forget([0, 1, *chat.past.positions_of(3)])
     assert f"{lost} of these tokens were held, and are gone now" in text
     for said in (
         "nothing is pinned now",
@@ -346,7 +344,7 @@ def test_another_policy_from_now_on(model, tmp_path, monkeypatch, capfd):
                 talk(session, *lines[2 * number : 2 * number + 2]) if number < 3 else talk(session, lines[number + 3])
             )
     assert part.turns == 6
-    assert part._records[-1] == whole._records[-1]
+    assert part.past.records[-1] == whole.past.records[-1]
     left, right = part.dialogue.state(), whole.dialogue.state()
     assert all(torch.equal(left[name], right[name]) for name in left)
     assert part.dialogue.settings == whole.dialogue.settings
@@ -375,7 +373,7 @@ def test_another_policy_from_now_on(model, tmp_path, monkeypatch, capfd):
     assert "decay      0.5 a turn" in out
 
 
-def test_control_c_stops_the_answer_and_not_the_program(model, tmp_path):
+def test_control_c_stops_the_answer_and_not_the_program(model, tmp_path, warm):
     begins = in_process(model).ask("Tell me").text[:4]
     shown = "".join(letter if letter.isprintable() or letter in "\n\t" else "\ufffd" for letter in begins)
     code, text = typed(
@@ -385,6 +383,7 @@ def test_control_c_stops_the_answer_and_not_the_program(model, tmp_path):
         "--max-new-tokens",
         "1000000",
         then=[(shown.replace("\n", "\r\n").encode(), b"\x03"), (b", stopped]", b"/memory\n/quit\n")],
+        warm=warm,
     )
     assert code == 0
     assert re.search(r"\[turn 1: \d+ of \d+ tokens held, stopped\]", text)

@@ -217,8 +217,9 @@ def test_the_group_alone_shows_its_help(capsys):
     assert "replay" in capsys.readouterr().err
 
 
-def test_in_a_pipe(model, turns, tmp_path):
-    finished = bash(f"cat {turns} | toolkit stream replay --model {model} --format jsonl | head -n 3", cwd=tmp_path)
+def test_in_a_pipe(model, turns, tmp_path, warm):
+    line = f"cat {turns} | toolkit stream replay --model {model} --format jsonl | head -n 3"
+    finished = bash(line, cwd=tmp_path, warm=warm)
     assert finished.code == 0
     rows = [json.loads(line) for line in finished.text.splitlines()]
     assert [list(row) for row in rows] == [list(COLUMNS)] * 3

@@ -213,11 +213,12 @@ def test_a_table_without_messages(command, tmp_path, capsys):
     assert not out.exists()
 
 
-def test_in_a_pipe(folder, tmp_path):
+def test_in_a_pipe(folder, tmp_path, warm):
     write_jsonl(tmp_path / "chats.jsonl", ROWS)
     finished = bash(
         f"cat chats.jsonl | toolkit stream run --model {folder} {' '.join(SMALL)} --run kept --format jsonl",
         cwd=tmp_path,
+        warm=warm,
     )
     assert finished.code == 0
     rows = [json.loads(line) for line in finished.text.splitlines()]

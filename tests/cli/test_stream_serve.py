@@ -32,14 +32,14 @@ def model(tmp_path_factory):
 
 
 @contextmanager
-def serving(model, folder, *words):
+def serving(model, folder, start):
     """A real server on a free port; its process, and a client that has the key."""
     command = [toolkit_path(), "stream", "serve", "--model", str(model), "--port", "0", *SMALL]
-    command += ["--conversations", str(folder), "--api-key-env", "TINY_KEY", *words]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, env=environment(TINY_KEY=KEY), text=True)
+    command += ["--conversations", str(folder), "--api-key-env", "TINY_KEY"]
+    process = start(command, cwd=folder.parent, stderr=subprocess.PIPE, env=environment(TINY_KEY=KEY))
     try:
         lines = []
-        for line in process.stderr:
+        for line in map(bytes.decode, process.stderr):
             lines.append(line)
             found = re.search(r"serving `tiny` at (http://127\.0\.0\.1:\d+)/v1", line)
             if found:
@@ -50,7 +50,8 @@ def serving(model, folder, *words):
             yield process, client
     finally:
         process.kill()
-        process.communicate()
+        process.wait()
+        process.stderr.close()
 
 
 def said(text, name="talk", **more):
@@ -58,18 +59,18 @@ def said(text, name="talk", **more):
 
 
 @pytest.mark.slow
-def test_a_killed_server_goes_on_exactly(model, tmp_path):
+def test_a_killed_server_goes_on_exactly(model, tmp_path, warm):
     questions = [f"question {number}" for number in range(5)]
-    warm = {"temperature": 1.0, "top_p": 0.9}
+    sampled = {"temperature": 1.0, "top_p": 0.9}
     got = []
 
     def ask(client, question):
-        done = client.post("/v1/chat/completions", json=said(question, **warm))
+        done = client.post("/v1/chat/completions", json=said(question, **sampled))
         assert done.status_code == 200, done.text
         got.append(done.json()["choices"][0]["message"]["content"])
 
     folder = tmp_path / "talks"
-    with serving(model, folder) as (process, client):
+    with serving(model, folder, subprocess.Popen) as (process, client):
         for question in questions[:3]:
             ask(client, question)
         long = said("lost in the middle", stream=True, max_tokens=4000)
@@ -80,12 +81,12 @@ def test_a_killed_server_goes_on_exactly(model, tmp_path):
             with pytest.raises(httpx2.HTTPError):
                 b"".join(parts)
         assert process.wait(30) == -signal.SIGKILL
-    with serving(model, folder) as (process, client):
+    with serving(model, folder, warm.popen) as (process, client):
         for question in questions[3:]:
             ask(client, question)
         loaded = load(model)
         chat = loaded.chat(seed=mixed_seed(3, "conversation talk"))
-        sampling = replace(USUAL, **warm)
+        sampling = replace(USUAL, **sampled)
         steps = [chat.asking(question, sampling=sampling) for question in questions]
         assert got == [read_alone(each, chat.dialogue.read).text for each in steps]
         records = [json.loads(line) for line in (folder / "talk" / "turns.jsonl").read_text().splitlines()]
@@ -101,7 +102,7 @@ def test_a_killed_server_goes_on_exactly(model, tmp_path):
             process.send_signal(signal.SIGTERM)
             events = events_of((first + b"".join(parts)).decode())
         assert events[-1] == "[DONE]"
-        shown = process.stderr.read()
+        shown = process.stderr.read().decode()
         assert process.wait(30) == 143
     assert "ending: answers that have begun have 10 seconds" in shown
     assert "error: terminated\nhint: every finished turn is saved; the same command goes on" in shown

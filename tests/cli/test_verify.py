@@ -117,10 +117,11 @@ def test_a_flipped_byte_is_found_wherever_it_is(run: Path, verify: Verify) -> No
     assert verify("-q", run).code == 0
 
 
-def test_random_bits_of_random_files_are_found(run: Path) -> None:
+@pytest.mark.parametrize("bits", [40, pytest.param(2000, marks=[pytest.mark.soak, pytest.mark.timeout(1200)])])
+def test_random_bits_of_random_files_are_found(run: Path, bits: int) -> None:
     chosen = random.Random(7)
     files = files_of(run)
-    for _ in range(150):
+    for _ in range(bits):
         path = chosen.choice(files)
         change = flipped(path, chosen.randrange(path.stat().st_size), chosen.randrange(8))
         next(change)

@@ -346,9 +346,9 @@ def test_answers_of_any_row_are_trained(tmp_path_factory, template, rows):
     assert check(table, Bytes(folder), template, folder)["moved"] == 0
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("template", TEMPLATES)
-def test_answers_of_real_files_are_trained(shared_dir, tmp_path, tokenizer, template):
+@pytest.fixture(scope="module")
+def real_rows(shared_dir):
+    """A few rows of each real file, as they are read."""
     folder = shared_dir / "data" / "instructions"
     if not folder.is_dir():
         pytest.skip("needs ../shared/data/instructions, which is not here")
@@ -361,9 +361,14 @@ def test_answers_of_real_files_are_trained(shared_dir, tmp_path, tokenizer, temp
         shapes |= set(found.shapes)
         every = -(-found.table.height // ROWS_OF_A_FILE)
         parts.append(found.table.select(CANONICAL_COLUMNS).gather_every(every))
-    table = pl.concat(parts)
     assert len(parts) > 30
     assert shapes == set(ROWS_OF_SHAPES)
-    counts = check(table, tokenizer, template, tmp_path)
+    return pl.concat(parts)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_answers_of_real_files_are_trained(real_rows, tmp_path, tokenizer, template):
+    counts = check(real_rows, tokenizer, template, tmp_path)
     assert counts["exact"] > 350
     assert counts["moved"] == 0 or tokenizer.name == "merges"

@@ -17,6 +17,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.warm import WarmProcess, WarmToolkit
+
 TIME_LIMIT_SECONDS = 90
 
 
@@ -48,7 +50,14 @@ def toolkit_path() -> str:
     return found
 
 
-def bash(script: str, *, cwd: Path, stdin: bytes | None = b"", env: Mapping[str, str] | None = None) -> Finished:
+def bash(
+    script: str,
+    *,
+    cwd: Path,
+    stdin: bytes | None = b"",
+    env: Mapping[str, str] | None = None,
+    warm: WarmToolkit | None = None,
+) -> Finished:
     """Run a script in `bash -euo pipefail`.
 
     Args:
@@ -56,16 +65,20 @@ def bash(script: str, *, cwd: Path, stdin: bytes | None = b"", env: Mapping[str,
         cwd: Where.
         stdin: What the script reads; None closes stdin.
         env: Variables on top of the usual ones.
+        warm: Runs each `toolkit` of the script.
     """
     toolkit_path()
     whole = script if stdin is not None else f"exec <&-; {script}"
+    values = environment(**(env or {}))
+    if warm is not None:
+        values["PATH"] = os.pathsep.join([str(warm.bin_folder), values["PATH"]])
     ended = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", whole],
         cwd=cwd,
         input=stdin or b"",
         capture_output=True,
         timeout=TIME_LIMIT_SECONDS,
-        env=environment(**(env or {})),
+        env=values,
         check=False,
     )
     return Finished(ended.returncode, ended.stdout, ended.stderr.decode())
@@ -81,6 +94,7 @@ def in_terminal(
     then: Sequence[tuple[bytes, bytes]] = (),
     stdin_too: bool = True,
     env: Mapping[str, str] | None = None,
+    warm: WarmToolkit | None = None,
 ) -> Finished:
     """Run one command whose stdout and stderr are a terminal.
 
@@ -93,6 +107,7 @@ def in_terminal(
         then: More of the same: what it shows behind what it showed before, and what is typed then.
         stdin_too: Whether stdin is that terminal; otherwise it is empty.
         env: Variables on top of the usual ones.
+        warm: Runs the command.
 
     Returns:
         All that the terminal got, as stdout; stderr is empty.
@@ -100,17 +115,23 @@ def in_terminal(
     leader, follower = pty.openpty()
     ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
     values = environment(TERM="xterm-256color", **(env or {}))
-    process = subprocess.Popen(
-        [str(argument) for argument in arguments],
-        cwd=cwd,
-        stdin=follower if stdin_too else subprocess.DEVNULL,
-        stdout=follower,
-        stderr=follower,
-        env=values,
-        start_new_session=True,
-        # Only the controlling terminal of a session turns Ctrl-C into a signal.
-        preexec_fn=lambda: ioctl(1, termios.TIOCSCTTY, 0),  # noqa: PLW1509  (one call, and tests have no threads)
-    )
+    words = [str(argument) for argument in arguments]
+    stdin = follower if stdin_too else subprocess.DEVNULL
+    process: subprocess.Popen[bytes] | WarmProcess
+    if warm is not None:
+        process = warm.popen(words, cwd=cwd, env=values, stdin=stdin, stdout=follower, stderr=follower, terminal=True)
+    else:
+        process = subprocess.Popen(
+            words,
+            cwd=cwd,
+            stdin=stdin,
+            stdout=follower,
+            stderr=follower,
+            env=values,
+            start_new_session=True,
+            # Only the controlling terminal of a session turns Ctrl-C into a signal.
+            preexec_fn=lambda: ioctl(1, termios.TIOCSCTTY, 0),  # noqa: PLW1509  (one call, and tests have no threads)
+        )
     os.close(follower)
     seen, looked, steps = bytearray(), 0, list(then)
     deadline = time.monotonic() + TIME_LIMIT_SECONDS

@@ -4,7 +4,9 @@ Tolerance: 5e-4 nats on a sum. The published code in float32 is itself within 1.
 the sets is 1.4e-3 apart, so every win must be equal.
 """
 
+import functools
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +18,22 @@ from pyllm.score.job import prepare
 from pyllm.score.run import ScoreResult, score
 from pyllm.score.settings import AnchorSpec, ScoreSettings
 
+Scored = Callable[[str, int | None], ScoreResult]
 
-def scored(folder: Path, files: Path, max_batch_tokens: int | None, run_folder: Path) -> ScoreResult:
+
+@pytest.fixture(scope="module")
+def scored(shared_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Scored:
+    """What we make of one of the sets, in forward passes of so many tokens; each is made once."""
+    folder = shared_dir / "reference" / "nuggets"
+
+    @functools.cache
+    def of(name: str, max_batch_tokens: int | None) -> ScoreResult:
+        return _scored(folder, folder / name, max_batch_tokens, tmp_path_factory.mktemp("run"))
+
+    return of
+
+
+def _scored(folder: Path, files: Path, max_batch_tokens: int | None, run_folder: Path) -> ScoreResult:
     settings = ScoreSettings(
         anchors=AnchorSpec("file", path=str(files / "anchors.jsonl")),
         model=str(folder / "model"),
@@ -32,12 +48,10 @@ def scored(folder: Path, files: Path, max_batch_tokens: int | None, run_folder: 
 @pytest.mark.parametrize("name", ["", "edge"])
 @pytest.mark.parametrize("max_batch_tokens", [1, 450, None], ids=["no packing", "small packs", "one pack"])
 def test_wins_are_equal_and_sums_close(
-    shared_dir: Path, tmp_path: Path, name: str, max_batch_tokens: int | None
+    shared_dir: Path, scored: Scored, name: str, max_batch_tokens: int | None
 ) -> None:
-    folder = shared_dir / "reference" / "nuggets"
-    files = folder / name
-    expected = json.loads((files / "expected.json").read_text())
-    result = scored(folder, files, max_batch_tokens, tmp_path / "run")
+    expected = json.loads((shared_dir / "reference" / "nuggets" / name / "expected.json").read_text())
+    result = scored(name, max_batch_tokens)
     candidates, anchors = expected["candidates"], expected["anchors"]
     assert result.table["anchor_wins"].to_list() == [[bool(win) for win in row["wins"]] for row in candidates]
     assert result.table["golden_score"].to_list() == [row["gs"] for row in candidates]
@@ -52,10 +66,9 @@ def test_wins_are_equal_and_sums_close(
     assert table["winnable"].to_list() == [row["scored_tokens"] > 0 for row in anchors]
 
 
-def test_ranking_is_the_published_one(shared_dir: Path, tmp_path: Path) -> None:
-    folder = shared_dir / "reference" / "nuggets"
-    expected = json.loads((folder / "expected.json").read_text())
-    table = scored(folder, folder, None, tmp_path / "run").table.with_row_index()
+def test_ranking_is_the_published_one(shared_dir: Path, scored: Scored) -> None:
+    expected = json.loads((shared_dir / "reference" / "nuggets" / "expected.json").read_text())
+    table = scored("", None).table.with_row_index()
     ranked = table.sort("golden_score", descending=True, maintain_order=True)["index"].to_list()
     assert ranked == expected["ranking_by_gs_then_input_order"]
     for threshold, count in expected["count_above"].items():
