@@ -187,7 +187,7 @@ def recall_figures(folder: Path, out: Path, *, tokens: int, dialogues: int, seed
 
 def fluency_figures(folder: Path, out: Path, *, tokens: int, seed: int) -> list[Figure]:
     """Log-perplexity of dialogues without end, by policy and by quarter, as `toolkit stream bench ppl` has it."""
-    text, report = out / "fluency.jsonl", out / "fluency.json"
+    text, report = out / "fluency.txt", out / "fluency.json"
     _write_dialogues(AutoTokenizer.from_pretrained(folder), text, tokens, seed)
     words = ["--tokens", str(tokens), "--policies", "full,streaming,sirllm", "--recent", "64", "--spans", "0,8"]
     _toolkit("stream", "bench", "ppl", str(text), "--model", str(folder), *words, "--decay", "1", "--segments", "4",
@@ -202,22 +202,19 @@ def fluency_figures(folder: Path, out: Path, *, tokens: int, seed: int) -> list[
 def _write_dialogues(tokenizer: PreTrainedTokenizerBase, path: Path, tokens: int, seed: int) -> None:
     """Dialogues of the kind of training, from another seed, until there are as many tokens."""
 
-    def cost(said: dialogues.Exchange) -> int:
-        text = f"Instruction:\n{said.said}\nResponse:\n{said.answer}{said.value}{said.end}\n\n"
-        return len(tokenizer(text, add_special_tokens=False)["input_ids"])
+    def text_of(said: dialogues.Exchange) -> str:
+        return f"Instruction:\n{said.said}\nResponse:\n{said.answer}{said.value}{said.end}\n\n"
 
-    draw, lines = Random(f"fluency {seed}"), []
+    def cost(said: dialogues.Exchange) -> int:
+        return len(tokenizer(text_of(said), add_special_tokens=False)["input_ids"])
+
+    draw, texts = Random(f"fluency {seed}"), []
     left = 1.1 * tokens
     while left > 0:
         said = dialogues.dialogue(draw, 1_100, cost, share=draw.uniform(0.1, 0.5))
         left -= sum(map(cost, said))
-        messages = [
-            {"role": role, "content": text}
-            for each in said
-            for role, text in (("user", each.said), ("assistant", f"{each.answer}{each.value}{each.end}"))
-        ]
-        lines.append(json.dumps({"messages": messages}) + "\n")
-    path.write_text("".join(lines), encoding="utf-8")
+        texts += map(text_of, said)
+    path.write_text("".join(texts), encoding="utf-8")
 
 
 def training_figures(folder: Path, out: Path, *, seed: int) -> list[Figure]:
@@ -239,7 +236,7 @@ def training_figures(folder: Path, out: Path, *, seed: int) -> list[Figure]:
     losses = [
         Figure(f"held-out loss, {arm['arm']}", arm["loss_per_token"], math.nan, math.nan) for arm in table["arms"]
     ]
-    found = [(each["control"], each["per_token"]) for each in table["comparisons"] if each["stratum"] == "all"]
+    found = [(each["control"], each["per_token"]) for each in table["comparisons"] if each["stratum"]["kind"] == "all"]
     apart = [Figure(f"loss above the selection's, {name}", d["difference"], d["low"], d["high"]) for name, d in found]
     return [*losses, *apart]
 
