@@ -16,7 +16,8 @@ import typer
 
 from pyllm.cli import _pipes
 from pyllm.cli._console import Console, QuietOption, VerboseOption, open_console
-from pyllm.errors import SettingError
+from pyllm.data.held import held_folder
+from pyllm.errors import PrerequisiteError, SettingError, reason_of
 
 if TYPE_CHECKING:
     from pyllm.demo.talk import Talk
@@ -28,7 +29,7 @@ Examples:
   toolkit demo -q | grep AUC
 """
 
-_MARK = "demo.json"
+_MARK = "toolkit-demo.json"
 _FILES = ("pool.jsonl", "anchors.jsonl", "held-out.jsonl", "talk.jsonl", "tasks.json")
 _RESULTS = ("bad-rows.jsonl", "anchors.parquet", "scores.parquet", "best.parquet", "answers.jsonl", "report.html")
 _RUNS = ("score", "finetuned", "talk", "recall", "mti")
@@ -102,38 +103,47 @@ def demo(
     """
     console = open_console(quiet=quiet, verbose=verbose)
     began = time.monotonic()
+    if sys.stdout is None:
+        raise PrerequisiteError("standard output is closed")
+    if str(out).startswith("-"):
+        raise SettingError(f"commands would take `--out {out}` for an option", hint="name another folder")
     from pyllm.report.canvas import ensure_plots
 
     ensure_plots()
-    _start_anew(out, seed)
-    talk = _draw(out, seed)
-    console.say(
-        f"Drawn to {out}: {SIZES.rows} questions and answers of a small made-up world, half of the answers exchanged\n"
-        "among rows whose answers have as many words, with repeats and broken lines among them;"
-        f" {SIZES.anchors} right rows to try\neach row on; {SIZES.held_out} more to measure training on; a dialogue of"
-        f" {len(talk.said)} turns; {SIZES.tasks} tasks of two or three instructions."
-    )
-    for step in _steps(out, seed):
-        _run(step, console, quiet=quiet, verbose=verbose)
-        _show(step, out, talk, seed, console)
-    _pipes.write_stdout_text("\n".join(_findings(out, talk, seed, time.monotonic() - began)) + "\n")
+    with held_folder(out, busy=f"another demo writes to {out}"):
+        _start_anew(out, seed)
+        talk = _draw(out, seed)
+        console.say(
+            f"Drawn to {out}: {SIZES.rows} questions and answers of a small made-up world, half of the answers"
+            " exchanged\namong rows whose answers have as many words, with repeats and broken lines among them;"
+            f" {SIZES.anchors} right rows to try\neach row on; {SIZES.held_out} more to measure training on; a dialogue"
+            f" of {len(talk.said)} turns; {SIZES.tasks} tasks of two or three instructions."
+        )
+        for step in _steps(out, seed):
+            _run(step, console, quiet=quiet, verbose=verbose)
+            _show(step, out, talk, seed, console)
+        found = _findings(out, talk, seed, time.monotonic() - began)
+    _pipes.write_stdout_text("\n".join(found) + "\n")
 
 
 def _start_anew(out: Path, seed: int) -> None:
-    """Make the folder, or empty that of an earlier demo.
+    """Take what an earlier demo left out of its folder.
 
     Raises:
         SettingError: Something else is there.
+        PrerequisiteError: The folder cannot be written, or what is in it cannot be removed.
     """
-    if out.is_dir() and any(out.iterdir()) and not (out / _MARK).is_file():
+    if any(out.iterdir()) and not (out / _MARK).is_file():
         raise SettingError(f"{out} is no folder of an earlier demo, and not empty", hint="name another one with --out")
-    _pipes.ensure_writable(out / _MARK if out.is_dir() else out)
-    for name in (*_FILES, *_RESULTS):
-        (out / name).unlink(missing_ok=True)
-    for name in _RUNS:
-        shutil.rmtree(out / name, ignore_errors=True)
-    out.mkdir(exist_ok=True)
-    (out / _MARK).write_text(json.dumps({"seed": seed}) + "\n", encoding="utf-8")
+    try:
+        (out / _MARK).write_text(json.dumps({"seed": seed}) + "\n", encoding="utf-8")
+        for name in (*_FILES, *_RESULTS):
+            (out / name).unlink(missing_ok=True)
+        for name in _RUNS:
+            if (out / name).is_dir():
+                shutil.rmtree(out / name)
+    except OSError as error:
+        raise PrerequisiteError(f"cannot make {out} anew: {error.filename}: {reason_of(error)}") from error
 
 
 def _draw(out: Path, seed: int) -> "Talk":
@@ -162,9 +172,9 @@ def _steps(out: Path, seed: int) -> Iterator[_Step]:
     cache = ("--cache", str(SIZES.tokens // 4))
     score = ("score", at("pool.jsonl"), "--anchors", at("anchors.jsonl"), *nano, "--dedup")
     yield _Step("What would scoring cost?", (*score, "--plan"))
-    kept = ("--per-anchor", "--anchors-out", at("anchors.parquet"), "--bad-rows", at("bad-rows.jsonl"))
-    kept = (*kept, "--run", at("score"), "--out", at("scores.parquet"))
-    yield _Step("Which rows make right answers likelier?", (*score, *kept))
+    beside = ("--per-anchor", "--anchors-out", at("anchors.parquet"), "--bad-rows", at("bad-rows.jsonl"))
+    kept = ("--run", at("score"), "--out", at("scores.parquet"))
+    yield _Step("Which rows make right answers likelier?", (*score, *beside, *kept))
     yield _Step("Keep the better half.", ("select", at("scores.parquet"), "--top", "50%", "--out", at("best.parquet")))
     training = ("--epochs", "3", "--batch-size", "16", "--learning-rate", "5e-4", "--save-every", "8")
     measured = ("--eval-data", at("held-out.jsonl"))
@@ -206,23 +216,24 @@ def _run(step: _Step, console: Console, *, quiet: bool, verbose: bool) -> None:
 
     console.say(f"\n{step.why}\n$ {step.line}")
     flags = ["-q"] if quiet else ["-v"] if verbose else []
-    with _standard_streams(step):
+    with _as_own_process(step):
         code = main([*step.words, *flags])
     if code:
         raise typer.Exit(code)
 
 
 @contextlib.contextmanager
-def _standard_streams(step: _Step) -> Iterator[None]:
-    kept = sys.stdin
+def _as_own_process(step: _Step) -> Iterator[None]:
+    """Its streams, and its line, which commands keep beside their results and name when they are stopped."""
+    kept = sys.stdin, sys.argv
     source, target = step.source or Path(os.devnull), step.target or Path(os.devnull)
     with source.open(encoding="utf-8") as given, target.open("w", encoding="utf-8") as taken:
         try:
-            sys.stdin = given
+            sys.stdin, sys.argv = given, [kept[1][0], *step.words]
             with contextlib.redirect_stdout(taken):
                 yield
         finally:
-            sys.stdin = kept
+            sys.stdin, sys.argv = kept
 
 
 def _show(step: _Step, out: Path, talk: "Talk", seed: int, console: Console) -> None:

@@ -43,8 +43,8 @@ def selection(scores: Path, selected: Path, seed: int) -> Selection:
         selected: Output of `toolkit select`.
         seed: Of the random order.
     """
-    rows = pl.read_parquet(scores).drop_nulls(["golden_score", "is_right"])
-    chosen = pl.read_parquet(selected).drop_nulls("is_right")
+    rows = pl.read_parquet(scores, glob=False).drop_nulls(["golden_score", "is_right"])
+    chosen = pl.read_parquet(selected, glob=False).drop_nulls("is_right")
     draw = Random(f"order {seed}")
     is_right = rows["is_right"].to_numpy()
     rankings = {
@@ -134,7 +134,7 @@ class Packing:
 
 def packings(marks: Path, modes: Sequence[str]) -> list[Packing]:
     """Read `marks.parquet` of `toolkit mti run`."""
-    table = pl.read_parquet(marks)
+    table = pl.read_parquet(marks, glob=False)
     found = []
     for mode in modes:
         rows = table.filter(pl.col("mode") == mode)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from pyllm.cli import demo
 from pyllm.cli.app import main
+from pyllm.data.held import held_folder
 from tests.support.browser import open_page
 
 SMALL = demo.Sizes(rows=120, anchors=16, held_out=24, turns=30, tokens=600, dialogues=1, tasks=3, instances=2)
@@ -62,6 +64,8 @@ sys.exit(app.main(["demo", "--seed", "3"]))
     assert len(bad) == 2
     answers = [json.loads(line) for line in Path("demo/answers.jsonl").read_text().splitlines()]
     assert len(answers) == SMALL.turns + 6
+    arguments = json.loads(Path("demo/finetuned/run.json").read_text())["arguments"]
+    assert f"$ toolkit {shlex.join(arguments)}\n" in ended.stderr
     assert pl.read_parquet("demo/scores.parquet")["golden_score"].null_count() == 2
     probe = "(page) => ({titles: [...page.querySelectorAll('h2')].map((each) => each.textContent)})"
     opened = open_page(Path("demo/report.html").read_text(), tmp_path, probe=probe)
@@ -78,14 +82,40 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, capfd: pytest.
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+@pytest.mark.parametrize(
+    ("out", "refusal"),
+    [
+        ("file", (4, "error: cannot write to file: it is no folder\n")),
+        ("-x", (2, "error: commands would take `--out -x` for an option\nhint: name another folder\n")),
+        ("marked", (4, "error: cannot make marked anew: marked/pool.jsonl: is a directory\n")),
+        ("held", (4, "error: another demo writes to held\nhint: wait for it, or name another folder\n")),
+    ],
+)
+def test_a_folder_that_cannot_be_had_is_refused_before_the_work(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    out: str,
+    refusal: tuple[int, str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    Path("marked/pool.jsonl").mkdir(parents=True)
+    Path("marked", demo._MARK).touch()
+    with held_folder(Path("held"), busy=""):
+        code = main(["demo", f"--out={out}"])
+    assert (code, capfd.readouterr().err) == refusal
+
+
 def test_what_is_not_the_demos_outlives_it(tmp_path: Path) -> None:
     out = tmp_path / "demo"
+    out.mkdir()
     demo._start_anew(out, 1)
     for name in ("pool.jsonl", "notes.txt", "mti/calls.jsonl"):
         (out / name).parent.mkdir(exist_ok=True)
         (out / name).write_text("x")
     demo._start_anew(out, 2)
-    assert sorted(path.name for path in out.iterdir()) == ["demo.json", "notes.txt"]
+    assert sorted(path.name for path in out.iterdir()) == ["notes.txt", "toolkit-demo.json"]
 
 
 def test_a_step_that_fails_ends_the_demo_with_its_code(
