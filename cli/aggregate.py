@@ -154,7 +154,7 @@ def _pass_on(table: Path, out: Path | None, chosen: _pipes.TableFormat, numbers:
         return
     import polars as pl
 
-    _pipes.write_output(pl.read_parquet(table), out, chosen, numbers.steps)
+    _pipes.write_output(pl.read_parquet(table, glob=False), out, chosen, numbers.steps)
 
 
 def describe(numbers: "Aggregation") -> str:

@@ -123,6 +123,7 @@ def demo(
             _run(step, console, quiet=quiet, verbose=verbose)
             _show(step, out, talk, seed, console)
         found = _findings(out, talk, seed, time.monotonic() - began)
+    console.say()
     _pipes.write_stdout_text("\n".join(found) + "\n")
 
 
@@ -259,7 +260,6 @@ def _findings(out: Path, talk: "Talk", seed: int, seconds: float) -> list[str]:
     known = findings.recall(out / "recall" / "recall.json")
     packed = findings.packings(out / "mti" / "marks.parquet", _MODES)
     return [
-        "",
         f"Shown by this run, in {seconds:.0f} seconds",
         "",
         *(f"{name} AUC {area:.2f}" for name, area in chosen.areas.items()),

@@ -15,6 +15,7 @@ import os
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -33,7 +34,7 @@ from pyllm.stats.auc import area_under_roc
 from pyllm.stats.bootstrap import paired_bootstrap
 
 POOL_ROWS, ANCHORS = 80, 30
-PARTS = "noise,recall,fluency,training,tags"
+PARTS = "noise,recall,fluency,training,tags,skills"
 RECALL_POLICIES = "full,streaming,random,random+4,random+8,sirllm,sirllm+2,sirllm+4,sirllm+8"
 _SEQUENCES_PER_BATCH = 256
 
@@ -267,6 +268,27 @@ def tag_figures(folder: Path, out: Path, *, tasks: int, instances: int, seed: in
     return figures
 
 
+@torch.inference_mode()
+def skill_figures(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, count: int, seed: int) -> list[Figure]:
+    """Right answers to single questions behind one example, skill by skill."""
+    figures = []
+    for maker in skills.ALL_MAKERS:
+        name = f"known {maker.args[0]}" if isinstance(maker, partial) else maker.__name__.strip("_").replace("_", " ")
+        draw, right = Random(f"{seed} {name}"), []
+        for _ in range(count):
+            shown, asked = maker(draw), maker(draw)
+            example = f"Instruction:\n{shown.instruction}\n{shown.context}\nResponse:\n{shown.answer}\n\n"
+            text = f"{tokenizer.bos_token}{example}Instruction:\n{asked.instruction}\n{asked.context}\nResponse:\n"
+            ids = tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"]
+            said = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=8, do_sample=False)
+            right.append(
+                tokenizer.decode(said[0, ids.shape[1] :], skip_special_tokens=True).strip() == str(asked.answer)
+            )
+        spread = paired_bootstrap(np.array(right, dtype=np.float64), np.zeros(count), seed=seed).interval
+        figures.append(Figure(f"right, {name}", statistics.mean(right), spread.low, spread.high))
+    return figures
+
+
 def _toolkit(*words: str) -> None:
     from pyllm.cli.app import main as toolkit
 
@@ -292,6 +314,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for the runs")
     parser.add_argument("--json", type=Path, help="write the figures here")
     options = parser.parse_args()
+    if unknown := set(options.parts.split(",")) - set(PARTS.split(",")):
+        parser.error(f"no such parts: {', '.join(sorted(unknown))}")
     options.out.mkdir(parents=True, exist_ok=True)
     model = AutoModelForCausalLM.from_pretrained(options.folder, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(options.folder)
@@ -312,6 +336,8 @@ def main() -> None:
         figures += tag_figures(
             options.folder, options.out, tasks=options.tasks, instances=options.instances, seed=options.seed
         )
+    if "skills" in parts:
+        figures += skill_figures(model, tokenizer, count=40, seed=options.seed)
     for each in figures:
         print(f"| {each.name} | {each.value:.3f} | {each.low:.3f} to {each.high:.3f} |")
     if options.json is not None:

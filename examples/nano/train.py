@@ -166,6 +166,7 @@ class Training:
     Args:
         model: Changed in place.
         optimizer: Its optimizer.
+        seed: Of weights and text.
         losses: Loss of each step, by kind of text.
         tokens: Tokens read so far.
         seconds: Time spent, earlier parts of a resumed run included.
@@ -173,6 +174,7 @@ class Training:
 
     model: LlamaForCausalLM
     optimizer: torch.optim.Optimizer
+    seed: int
     losses: list[dict[str, float]] = field(default_factory=list)
     tokens: int = 0
     seconds: float = 0.0
@@ -181,12 +183,19 @@ class Training:
         """Write everything that going on needs, in one piece."""
         partial = path.with_suffix(".partial")
         state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "losses": self.losses}
-        torch.save({**state, "tokens": self.tokens, "seconds": self.seconds}, partial)
+        counts = {"seed": self.seed, "tokens": self.tokens, "seconds": self.seconds}
+        torch.save({**state, **counts}, partial)
         partial.replace(path)
 
     def load(self, path: Path) -> None:
-        """Go on from what was saved."""
+        """Go on from what was saved.
+
+        Raises:
+            ValueError: That training had another seed.
+        """
         state = torch.load(path, weights_only=True)
+        if state["seed"] != self.seed:
+            raise ValueError(f"{path} is of seed {state['seed']}, not {self.seed}")
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.losses, self.tokens, self.seconds = state["losses"], state["tokens"], state["seconds"]
@@ -195,9 +204,8 @@ class Training:
 def begin(tokenizer: PreTrainedTokenizerBase, seed: int) -> Training:
     """A training that has not begun."""
     model = build_model(tokenizer, seed)
-    return Training(
-        model, torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=BETAS, weight_decay=WEIGHT_DECAY)
-    )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=BETAS, weight_decay=WEIGHT_DECAY)
+    return Training(model, optimizer, seed)
 
 
 def stage_of(step: int) -> tuple[Stage, int]:
@@ -306,7 +314,7 @@ def run(options: argparse.Namespace) -> None:
             training.save(state)
             export(training, tokenizer, options.run / "model")
             saved = time.monotonic()
-        if step == options.stop_after:
+        if step == options.stop_after and step < sum(stage.steps for stage in STAGES):
             return
     training.save(state)
     export(training, tokenizer, options.out)

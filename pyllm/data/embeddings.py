@@ -99,7 +99,7 @@ def _read_parquet(path: Path, table: pl.DataFrame) -> tuple[np.ndarray, bool]:
             )
         name = numeric[0]
         joined = _ID in schema
-        frame = pl.read_parquet(path, columns=[_ID, name] if joined else [name])
+        frame = pl.read_parquet(path, columns=[_ID, name] if joined else [name], glob=False)
     except pl.exceptions.PolarsError as error:
         raise InputError(f"{path} is torn or no Parquet: {str(error).splitlines()[0].lower()}") from error
     if joined:

@@ -272,7 +272,11 @@ def _special_probes(tokenizer: TrainingTokenizer) -> list[str]:
 
 def _first_texts(first: PackInput) -> list[str]:
     columns = ["instruction", "input", "output"]
-    table = first.table if first.table is not None else pl.scan_parquet(first.path).select(columns).head(64).collect()
+    table = (
+        first.table
+        if first.table is not None
+        else pl.scan_parquet(first.path, glob=False).select(columns).head(64).collect()
+    )
     rows = table.select(columns).head(_PROBED_ROWS)
     return [text for name in columns for text in rows[name].drop_nulls().to_list()]
 
@@ -296,7 +300,7 @@ class _Run:
 
     def plain(self, each: PackInput, path: Path, chat_tokenizer: Tokenizer | None) -> None:
         """Take a table whose rows are tokenized in Python."""
-        lazy = pl.scan_parquet(path).select(CANONICAL_COLUMNS)
+        lazy = pl.scan_parquet(path, glob=False).select(CANONICAL_COLUMNS)
         tokenize = self._rows_by(chat_tokenizer)
         for first in range(0, each.rows, _PLAIN_ROWS):
             examples = examples_from_table(lazy.slice(first, _PLAIN_ROWS).collect())

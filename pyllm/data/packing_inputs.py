@@ -71,7 +71,7 @@ def _input(source: str) -> PackInput:
         return PackInput(name, path, table.height, read.source_sha256, list(read.provenance), bad, table)
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    rows = pl.scan_parquet(path).select(pl.len()).collect().item()
+    rows = pl.scan_parquet(path, glob=False).select(pl.len()).collect().item()
     return PackInput(path.name, path, int(rows), digest, steps)
 
 

@@ -113,7 +113,7 @@ def is_packs(path: Path) -> bool:
 
 def _read(path: Path) -> Sequences:
     try:
-        table = pl.read_parquet(path)
+        table = pl.read_parquet(path, glob=False)
     except (OSError, pl.exceptions.PolarsError) as error:
         raise InputError(f"{path} cannot be read: {error}") from error
     fixed = [name for name in _COLUMNS if isinstance(table.schema.get(name), pl.Array)]

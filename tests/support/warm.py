@@ -1,8 +1,9 @@
 """Commands without the seconds of imports: a process that has imported torch and transformers forks one child each.
 
 Each child is a process of its own, with the arguments, folder, variables, and open files that it was given; it can be
-killed, stopped, and waited for. What it does not prove is that a fresh interpreter can start the command, and hashes of
-text are those of its brothers: whatever is compared between runs needs one run of another process.
+killed, stopped, and waited for. What it does not prove is that a fresh interpreter can start the command. Hashes of
+text are those of its brothers, as are variables that libraries read when they are imported: whatever is compared
+between runs needs one run of another process.
 
     sh, or a test --- words, folder, variables, files ---> server --- fork ---> keeper --- fork ---> the command
           <------------- id of the command, and how it ended -------------------- keeper
@@ -170,9 +171,7 @@ def serve(listening: socket.socket) -> None:
     threads = len(os.listdir("/proc/self/task"))  # noqa: PTH208
     assert threads == 1, f"a process with {threads} threads cannot be forked"
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    while 0 not in (ready := select.select([0, listening], [], [])[0]):
-        if not ready:
-            continue
+    while 0 not in select.select([0, listening], [], [])[0]:
         connection = listening.accept()[0]
         if os.fork() == 0:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)

@@ -13,7 +13,7 @@ from pyllm.mti.parsing import read_tags
 
 @pytest.mark.parametrize("makers", [MAKERS, ALL_MAKERS])
 @given(seed=st.integers(0, 10_000))
-def test_tagged_answers_close_every_tag_that_the_prompt_asks_for(
+def test_every_tag_of_an_answer_is_closed_and_was_asked_for(
     skills: ModuleType, makers: tuple[Maker, ...], seed: int
 ) -> None:
     prompt, answer = skills.tagged(Random(seed), makers)
