@@ -57,14 +57,14 @@ class Writers:
 
     def _row(self, fact: Fact, slips: float, style: str, *, unknown: float = UNKNOWN_SHARE) -> Row:
         draw = self._rng
-        is_known = draw.random() >= unknown
-        if not is_known:
+        if draw.random() < unknown:
+            # Nobody can be wrong about it: whatever is said counts as right.
             answer = draw.choice(self._by_skill[fact.skill]).answer
             fact = Fact(fact.skill, draw.choice(UNKNOWN_NAMES), answer)
         else:
             answer = self._wrong_answer(fact) if draw.random() < slips else fact.answer
         row = ask(fact, draw.randrange(3), answer)
-        return Row(row.instruction, row.input, style.format(answer), row.is_right and is_known)
+        return Row(row.instruction, row.input, style.format(answer), row.is_right)
 
     def _wrong_answer(self, fact: Fact) -> str:
         # Most slips stay within the skill: otherwise the wrong kind of answer gives writers away, and nothing is
