@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
 
 from pyllm import _core
 from pyllm.data.examples import CANONICAL_SCHEMA, Message, example_id, examples_from_table
@@ -32,7 +33,8 @@ _MESS = st.one_of(
 
 @pytest.fixture(scope="module", params=sorted(slow_packer.TOKENIZERS))
 def library(request):
-    return slow_packer.TOKENIZERS[request.param](_TRAINED_ON)
+    # As read from a file: scores just trained differ from those in the last digit, and ties fall another way.
+    return Tokenizer.from_str(slow_packer.TOKENIZERS[request.param](_TRAINED_ON).to_str())
 
 
 @given(st.data())

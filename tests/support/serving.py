@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
-import jaxtyping
 import torch
 
 from pyllm.lm.loading import load_tokenizer
@@ -116,13 +115,3 @@ def events_of(body: str) -> list[Any]:
     """The data of server-sent events."""
     lines = [line.removeprefix("data: ") for line in body.split("\n\n") if line]
     return [line if line == "[DONE]" else json.loads(line) for line in lines]
-
-
-@contextmanager
-def without_shape_checks() -> Iterator[None]:
-    """Whole conversations are long for these checks, which the tests of their parts make."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    try:
-        yield
-    finally:
-        jaxtyping.config.update("jaxtyping_disable", False)

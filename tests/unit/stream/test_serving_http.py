@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pyllm.stream.reading import read_alone
-from tests.support.serving import QUESTION, USUAL, events_of, load, served, without_shape_checks
+from tests.support.serving import QUESTION, USUAL, events_of, load, served
+from tests.support.shapes import without_shape_checks
 from tests.support.tiny_models import save_tiny_model
 
 KEY = "a-secret-key"

@@ -15,7 +15,8 @@ from pyllm.stream.serving.refusals import Refusal
 from pyllm.stream.serving.worker import mixed_seed
 from pyllm.stream.session import Session
 from pyllm.stream.settings import Budget, StreamSettings
-from tests.support.serving import USUAL, asking, at_work, load, outcome, run, without_shape_checks
+from tests.support.serving import USUAL, asking, at_work, load, outcome, run
+from tests.support.shapes import without_shape_checks
 from tests.support.tiny_models import save_tiny_model
 
 WIDE = StreamSettings(budget=Budget(2, 200, 8))
