@@ -10,6 +10,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from tests.support.shapes import without_shape_checks
 from tests.support.warm import WarmToolkit, warm_toolkit
 
 # Read when the libraries are imported, here and in every process that a test starts.
@@ -61,6 +62,13 @@ def warm() -> Iterator[WarmToolkit]:
     # Paths of sockets must be short, and those of pytest's folders are not.
     with tempfile.TemporaryDirectory(prefix="warm-") as folder, warm_toolkit(Path(folder)) as toolkit:
         yield toolkit
+
+
+@pytest.fixture(scope="module")
+def unchecked_shapes() -> Iterator[None]:
+    """For files of long runs, whose parts have tests of their own: checks of shapes would be half of their time."""
+    with without_shape_checks():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -27,6 +27,8 @@ from pyllm.lm.tokenizing import chat_tokenizer, find_tokenizer
 from tests.support import slow_packer
 from tests.support.tiny_models import tiny_tokenizer, write_jsonl
 
+pytestmark = pytest.mark.usefixtures("unchecked_shapes")
+
 CHATML = (
     "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"

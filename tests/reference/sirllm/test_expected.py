@@ -20,6 +20,8 @@ from pyllm.stream.model import StreamModel, load_stream_model
 from pyllm.stream.policies import policy_of
 from pyllm.stream.settings import Budget, StreamSettings
 
+pytestmark = pytest.mark.usefixtures("unchecked_shapes")
+
 TOLERANCE = 1e-4
 RUNS = 27
 SCORES = {"as_coded": "as-published", "shift_fixed": "surprisal", None: "surprisal"}

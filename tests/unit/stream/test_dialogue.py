@@ -16,6 +16,8 @@ from pyllm.stream.settings import Budget, StreamSettings
 from tests.support.slow_memory import SlowMemory
 from tests.support.stream_models import model_of, streaming
 
+pytestmark = pytest.mark.usefixtures("unchecked_shapes")
+
 BUDGET = Budget(4, 40, 12)
 
 

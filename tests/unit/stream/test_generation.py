@@ -18,6 +18,8 @@ from pyllm.stream.settings import Budget, StreamSettings
 from tests.support.stream_models import streaming
 from tests.support.tiny_models import tiny_tokenizer
 
+pytestmark = pytest.mark.usefixtures("unchecked_shapes")
+
 SMALL = StreamSettings(budget=Budget(2, 40, 10), decay=0.9)
 WARM = Sampling(temperature=1.0, top_p=0.9, max_new_tokens=30)
 CHATML = (

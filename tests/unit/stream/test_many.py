@@ -17,6 +17,8 @@ from pyllm.stream.settings import Budget, StreamSettings
 from tests.support.stream_models import streaming
 from tests.support.tiny_models import tiny_tokenizer
 
+pytestmark = pytest.mark.usefixtures("unchecked_shapes")
+
 SETTINGS = {
     "decay": StreamSettings(budget=Budget(2, 30, 8), decay=0.8),
     "spans": StreamSettings(budget=Budget(4, 60, 16), span_after=3, span_before=1),

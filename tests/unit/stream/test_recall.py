@@ -15,6 +15,8 @@ from pyllm.stream.recall_task import NAMES, THINGS, recall_dialogue
 from tests.support.stream_models import streaming
 from tests.support.tiny_models import VOCABULARY, tiny_tokenizer
 
+pytestmark = pytest.mark.usefixtures("unchecked_shapes")
+
 CHATML = (
     "{% for message in messages %}[{{ message['role'] }}]{{ message['content'] }}\n{% endfor %}"
     "{% if add_generation_prompt %}[assistant]{% endif %}"
