@@ -121,7 +121,7 @@ def demo(
         )
         for step in _steps(out, seed):
             _run(step, console, quiet=quiet, verbose=verbose)
-            _show(step, out, talk, seed, console)
+            _show(step, out, talk, console)
         found = _findings(out, talk, seed, time.monotonic() - began)
     console.say()
     _pipes.write_stdout_text("\n".join(found) + "\n")
@@ -237,18 +237,18 @@ def _as_own_process(step: _Step) -> Iterator[None]:
             sys.stdin, sys.argv = kept
 
 
-def _show(step: _Step, out: Path, talk: "Talk", seed: int, console: Console) -> None:
+def _show(step: _Step, out: Path, talk: "Talk", console: Console) -> None:
     """What one wants to see of a command's output."""
     from pyllm.demo import findings
 
     if step.words[0] == "select":
-        found = findings.selection(out / "scores.parquet", out / "best.parquet", seed)
+        best, worst = findings.best_and_worst(out / "scores.parquet")
         console.say("\nbest rows (golden score, truth, question, answer)")
-        console.say("\n".join(f"  {line}" for line in found.best))
+        console.say("\n".join(f"  {line}" for line in best))
         console.say("worst rows")
-        console.say("\n".join(f"  {line}" for line in found.worst))
+        console.say("\n".join(f"  {line}" for line in worst))
     if step.target == out / "answers.jsonl":
-        console.say("\n".join(findings.memory(talk, out / "answers.jsonl").lines))
+        console.say("\n".join(findings.some_turns(talk, out / "answers.jsonl")))
 
 
 def _findings(out: Path, talk: "Talk", seed: int, seconds: float) -> list[str]:

@@ -22,12 +22,12 @@ from random import Random
 import dialogues
 import numpy as np
 import torch
-from texts import prompt_of
+from texts import asking, prompt_of
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from pyllm.data.framing import TextFraming
-from pyllm.demo import skills
+from pyllm.demo import findings, skills
 from pyllm.demo.world import SKILLS, Row, facts, pool_and_anchors, write_rows
 from pyllm.mti.compose.build import task_file
 from pyllm.stats.auc import area_under_roc
@@ -204,7 +204,7 @@ def _write_dialogues(tokenizer: PreTrainedTokenizerBase, path: Path, tokens: int
     """Dialogues of the kind of training, from another seed, until there are as many tokens."""
 
     def text_of(said: dialogues.Exchange) -> str:
-        return f"Instruction:\n{said.said}\nResponse:\n{said.answer}{said.value}{said.end}\n\n"
+        return f"{asking(said.said)}{said.answer}{said.value}{said.end}\n\n"
 
     def cost(said: dialogues.Exchange) -> int:
         return len(tokenizer(text_of(said), add_special_tokens=False)["input_ids"])
@@ -235,7 +235,7 @@ def training_figures(folder: Path, out: Path, *, seed: int) -> list[Figure]:
              "--baseline", "random,longest,all", "--pool", str(scores), "--seeds", "3", *resumed, "-q")  # fmt: skip
     table = json.loads((run / "baselines" / "table.json").read_text(encoding="utf-8"))
     losses = [
-        Figure(f"held-out loss, {arm['arm']}", arm["loss_per_token"], math.nan, math.nan) for arm in table["arms"]
+        Figure(f"held-out loss, {arm}", loss, math.nan, math.nan) for arm, loss in findings.held_out_losses(run).items()
     ]
     found = [(each["control"], each["per_token"]) for each in table["comparisons"] if each["stratum"]["kind"] == "all"]
     apart = [Figure(f"loss above the selection's, {name}", d["difference"], d["low"], d["high"]) for name, d in found]
@@ -253,15 +253,7 @@ def tag_figures(folder: Path, out: Path, *, tasks: int, instances: int, seed: in
     marks = pl.read_parquet(run / "marks.parquet")
     figures = []
     for mode in ("mti", "sti", "batch"):
-        of_mode = marks.filter(pl.col("mode") == mode).with_columns(
-            pl.col("parse").is_in(["ok", "ambiguous"]).cast(pl.Float64).alias("is_parsed")
-        )
-        whole = of_mode.group_by("uid", maintain_order=True).agg(pl.col("correct").all().cast(pl.Float64))
-        measured = {
-            "parsed": of_mode["is_parsed"].to_numpy(),
-            "step right": of_mode["correct"].cast(pl.Float64).to_numpy(),
-            "all right": whole["correct"].to_numpy(),
-        }
+        measured = findings.of_packing(marks, mode)
         for name, values in measured.items():
             spread = paired_bootstrap(values, np.zeros(len(values)), seed=seed).interval
             figures.append(Figure(f"{mode} {name}", float(values.mean()), spread.low, spread.high))
@@ -277,8 +269,8 @@ def skill_figures(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *,
         draw, right = Random(f"{seed} {name}"), []
         for _ in range(count):
             shown, asked = maker(draw), maker(draw)
-            example = f"Instruction:\n{shown.instruction}\n{shown.context}\nResponse:\n{shown.answer}\n\n"
-            text = f"{tokenizer.bos_token}{example}Instruction:\n{asked.instruction}\n{asked.context}\nResponse:\n"
+            queries = [asking(f"{each.instruction}\n{each.context}") for each in (shown, asked)]
+            text = f"{tokenizer.bos_token}{queries[0]}{shown.answer}\n\n{queries[1]}"
             ids = tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"]
             said = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=8, do_sample=False)
             right.append(

@@ -58,6 +58,11 @@ class _Line:
         self.weights += [weight] * len(ids)
 
 
+def asking(text: str) -> str:
+    """What stands before an answer, as the chat template has it."""
+    return f"Instruction:\n{text}\nResponse:\n"
+
+
 def prompt_of(row: Row) -> Prompt:
     """A row in the scoring template."""
     return render_nuggets(Example("", "", 0, row.instruction, row.input, row.output, None, None))
@@ -203,7 +208,7 @@ class Texts:
         while len(line.ids) < length:
             said = dialogues.game(draw) if is_game else skills.exchanges(draw, draw.randrange(2, 6), makers)
             for exchange in said:
-                line.add(self.tokens_of(f"Instruction:\n{exchange.said}\nResponse:\n"), 0.0)
+                line.add(self.tokens_of(asking(exchange.said)), 0.0)
                 line.add(self.tokens_of(f"{exchange.answer}{exchange.value}{exchange.end}"), 1.0)
                 line.add(self.tokens_of("\n\n"), 1.0)
         return line
@@ -213,7 +218,7 @@ class Texts:
         line = self._start()
         while True:
             prompt, answer = skills.tagged(draw, makers)
-            query = self._tokenizer(f"Instruction:\n{prompt}\nResponse:\n", add_special_tokens=False)["input_ids"]
+            query = self._tokenizer(asking(prompt), add_special_tokens=False)["input_ids"]
             said = self._tokenizer(f"{answer}\n\n", add_special_tokens=False)["input_ids"]
             if len(line.ids) + len(query) + len(said) > length:
                 if len(line.ids) > 1:

@@ -24,15 +24,11 @@ class Selection:
         areas: Area under the ROC curve of right against wrong rows: of golden scores, of length, of a random order.
         right_before: Share of right rows in the pool.
         right_after: The same in the selection.
-        best: Rows with the highest scores, as lines of text.
-        worst: Those with the lowest.
     """
 
     areas: dict[str, float]
     right_before: float
     right_after: float
-    best: tuple[str, ...]
-    worst: tuple[str, ...]
 
 
 def selection(scores: Path, selected: Path, seed: int) -> Selection:
@@ -43,7 +39,7 @@ def selection(scores: Path, selected: Path, seed: int) -> Selection:
         selected: Output of `toolkit select`.
         seed: Of the random order.
     """
-    rows = pl.read_parquet(scores, glob=False).drop_nulls(["golden_score", "is_right"])
+    rows = _known(scores)
     chosen = pl.read_parquet(selected, glob=False).drop_nulls("is_right")
     draw = Random(f"order {seed}")
     is_right = rows["is_right"].to_numpy()
@@ -52,14 +48,21 @@ def selection(scores: Path, selected: Path, seed: int) -> Selection:
         "longest": rows["demo_tokens"].cast(pl.Float64).to_numpy(),
         "random": np.array([draw.random() for _ in range(rows.height)]),
     }
-    ordered = rows.sort(["golden_score", "mean_gain_nats"], descending=True)
     return Selection(
         areas={name: area_under_roc(values, is_right) for name, values in rankings.items()},
         right_before=float(is_right.mean()),
         right_after=float(chosen["is_right"].to_numpy().mean()),
-        best=_lines(ordered.head(_SHOWN_ROWS)),
-        worst=_lines(ordered.tail(_SHOWN_ROWS)),
     )
+
+
+def _known(scores: Path) -> pl.DataFrame:
+    return pl.read_parquet(scores, glob=False).drop_nulls(["golden_score", "is_right"])
+
+
+def best_and_worst(scores: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Rows of a score table with the highest and with the lowest scores, a line each."""
+    ordered = _known(scores).sort(["golden_score", "mean_gain_nats"], descending=True)
+    return _lines(ordered.head(_SHOWN_ROWS)), _lines(ordered.tail(_SHOWN_ROWS))
 
 
 def _lines(rows: pl.DataFrame) -> tuple[str, ...]:
@@ -87,32 +90,51 @@ class Memory:
     """What a bounded cache remembered in one dialogue.
 
     Args:
-        lines: Some turns: number, who speaks, text.
         known: How many names were answered rightly.
         tokens: Most tokens in the cache behind any turn.
     """
 
-    lines: tuple[str, ...]
     known: int
     tokens: int
 
 
 def memory(talk: Talk, answers: Path) -> Memory:
     """Read the answers of `toolkit stream chat` to a dialogue, one JSON object a line."""
-    rows: list[dict[str, Any]] = [json.loads(line) for line in answers.read_text(encoding="utf-8").splitlines()]
-    first_question = len(talk.said) - len(talk.things)
-    known = [name in rows[first_question + number]["content"] for number, name in enumerate(talk.names)]
-    shown = [*talk.told_turns[:2], first_question - 1, first_question, first_question + 1]
+    rows = _answers(answers)
+    known = [name in row["content"] for name, row in zip(talk.names, rows[talk.first_question :], strict=True)]
+    return Memory(sum(known), max(row["cache_tokens"] for row in rows))
+
+
+def _answers(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def some_turns(talk: Talk, answers: Path) -> list[str]:
+    """Two names as they are told and as they are asked for, and the last turn between: number, who speaks, text."""
+    rows, asked = _answers(answers), talk.first_question
+    shown = [*talk.told_turns[:2], asked - 1, asked, asked + 1]
     lines = []
     for turn in shown:
         lines.append(f"{turn + 1:4}  you   {talk.said[turn]}")
         lines.append(f"      nano  {rows[turn]['content'].strip()}")
-    return Memory(tuple(lines), sum(known), max(row["cache_tokens"] for row in rows))
+    return lines
 
 
 def recall(report: Path) -> dict[str, float]:
     """Share of names known at the end by policy, from `recall.json` of `toolkit stream bench recall`."""
     return {arm["arm"]: float(arm["recall"]) for arm in json.loads(report.read_text(encoding="utf-8"))["arms"]}
+
+
+def of_packing(marks: pl.DataFrame, mode: str) -> dict[str, np.ndarray]:
+    """Which answers of a packing could be read, which are right, and which instances are right in all of them."""
+    rows = marks.filter(pl.col("mode") == mode)
+    whole = rows.group_by("uid", maintain_order=True).agg(pl.col("correct").all())
+    shares = {
+        "parsed": rows["parse"].is_in(["ok", "ambiguous"]),
+        "step right": rows["correct"],
+        "all right": whole["correct"],
+    }
+    return {name: values.cast(pl.Float64).to_numpy() for name, values in shares.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,10 +157,4 @@ class Packing:
 def packings(marks: Path, modes: Sequence[str]) -> list[Packing]:
     """Read `marks.parquet` of `toolkit mti run`."""
     table = pl.read_parquet(marks, glob=False)
-    found = []
-    for mode in modes:
-        rows = table.filter(pl.col("mode") == mode)
-        whole = rows.group_by("uid").agg(pl.col("correct").all())
-        shares = (rows["parse"].is_in(["ok", "ambiguous"]), rows["correct"], whole["correct"])
-        found.append(Packing(mode, *(float(share.cast(pl.Float64).to_numpy().mean()) for share in shares)))
-    return found
+    return [Packing(mode, *(float(values.mean()) for values in of_packing(table, mode).values())) for mode in modes]

@@ -31,7 +31,7 @@ class Question:
 
     Args:
         instruction: What to do.
-        context: With what; empty where the instruction says all.
+        context: With what.
         answer: The only right answer.
         answer_type: How `toolkit mti` compares it.
     """

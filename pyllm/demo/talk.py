@@ -24,6 +24,11 @@ class Talk:
     names: tuple[str, ...]
 
     @property
+    def first_question(self) -> int:
+        """The turn that asks for the first name."""
+        return len(self.said) - len(self.names)
+
+    @property
     def told_turns(self) -> tuple[int, ...]:
         """The turn that tells each name."""
         return tuple(
