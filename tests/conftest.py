@@ -3,6 +3,7 @@
 import gc
 import logging
 import os
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,6 +49,14 @@ def _own_log_level() -> Iterator[None]:
     yield
     root.handlers[:] = [each for each in root.handlers if each in handlers]
     ours.setLevel(level)
+
+
+@pytest.fixture(autouse=True)
+def _own_signals() -> Iterator[None]:
+    """Heed Ctrl-C again: a command that it ended ignores further ones, as would all that this process starts."""
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")
