@@ -13,6 +13,7 @@ words, and ends as the command did.
 """
 
 import array
+import atexit
 import contextlib
 import importlib
 import io
@@ -25,6 +26,7 @@ import socket
 import subprocess
 import sys
 import termios
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from fcntl import ioctl
 from pathlib import Path
@@ -234,6 +236,16 @@ def _text(number: int, mode: str, order: dict[str, Any]) -> Any:
     return io.TextIOWrapper(raw, "utf-8", errors, line_buffering=number == 2 or os.isatty(number))
 
 
+def leave(code: int) -> None:
+    """End as `sys.exit` does, but for taking apart all that was imported, which takes two seconds."""
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()
+    os._exit(code)
+
+
 def send(server: str, words: list[str]) -> None:
     """Have the server run a command with the files of this process, and end as it did."""
     files = [number if _is_open(number) else None for number in (0, 1, 2)]
@@ -262,5 +274,5 @@ if __name__ == "__main__":
         serve(socket.socket(fileno=int(sys.argv[2])))
         from pyllm.cli.app import main
 
-        sys.exit(main())
+        leave(main())
     send(sys.argv[1], sys.argv[2:])
