@@ -1,7 +1,6 @@
 """`toolkit finetune --baseline`: the options, and the comparison as people read it."""
 
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
@@ -63,9 +62,23 @@ class Baselines:
 
 
 def asked_for(
-    baseline: str | None, pool: str | None, seeds: int | None, *, eval_data: str | None, early_stop: int | None
+    baseline: str | None,
+    pool: str | None,
+    seeds: int | None,
+    *,
+    eval_data: str | None,
+    early_stop: int | None,
+    words: Sequence[str],
 ) -> Baselines | None:
     """Check the options against each other; None when no baseline is asked for.
+
+    Args:
+        baseline: `--baseline`.
+        pool: `--pool`.
+        seeds: `--seeds`.
+        eval_data: `--eval-data`.
+        early_stop: `--early-stop`.
+        words: The command line, kept for the record.
 
     Raises:
         SettingError: One is missing, unknown, or contradicts another.
@@ -88,7 +101,9 @@ def asked_for(
     from pyllm.finetune.arms import controls_of
     from pyllm.finetune.baselines import BaselineSettings
 
-    settings = BaselineSettings(controls_of(baseline), DEFAULT_SEEDS if seeds is None else seeds)
+    settings = BaselineSettings(
+        controls_of(baseline), DEFAULT_SEEDS if seeds is None else seeds, arguments=tuple(words)
+    )
     return Baselines(settings, pool, eval_data)
 
 
@@ -124,7 +139,7 @@ def prepare(wanted: Baselines, job: "Job", progress: "Progress", *, kept: bool) 
     def compare(
         result: "FinetuneResult", out: Path, *, save_every: int | None, should_stop: Callable[[], bool]
     ) -> "FinetuneResult":
-        settings = replace(wanted.settings, save_every=save_every, arguments=tuple(sys.argv[1:]))
+        settings = replace(wanted.settings, save_every=save_every)
         compared = run_baselines(job, out, pool, settings, progress=progress, should_stop=should_stop)
         if compared.table is None:
             return replace(result, stopped=True)

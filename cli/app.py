@@ -127,7 +127,8 @@ def _run(words: list[str]) -> int:
     _mount(words)
     command = typer.main.get_command(app)
     try:
-        with command.make_context("toolkit", words) as context:
+        # Commands that keep their line beside their results, or repeat it in a hint, find it as `context.obj`.
+        with command.make_context("toolkit", words, obj=tuple(words)) as context:
             command.invoke(context)
     except typer.Exit as leave:
         return leave.exit_code

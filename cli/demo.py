@@ -217,24 +217,24 @@ def _run(step: _Step, console: Console, *, quiet: bool, verbose: bool) -> None:
 
     console.say(f"\n{step.why}\n$ {step.line}")
     flags = ["-q"] if quiet else ["-v"] if verbose else []
-    with _as_own_process(step):
+    with _streams_of(step):
         code = main([*step.words, *flags])
     if code:
         raise typer.Exit(code)
 
 
 @contextlib.contextmanager
-def _as_own_process(step: _Step) -> Iterator[None]:
-    """Its streams, and its line, which commands keep beside their results and name when they are stopped."""
-    kept = sys.stdin, sys.argv
+def _streams_of(step: _Step) -> Iterator[None]:
+    """What a step reads and writes, as this process's own streams."""
+    kept = sys.stdin
     source, target = step.source or Path(os.devnull), step.target or Path(os.devnull)
     with source.open(encoding="utf-8") as given, target.open("w", encoding="utf-8") as taken:
         try:
-            sys.stdin, sys.argv = given, [kept[1][0], *step.words]
+            sys.stdin = given
             with contextlib.redirect_stdout(taken):
                 yield
         finally:
-            sys.stdin, sys.argv = kept
+            sys.stdin = kept
 
 
 def _show(step: _Step, out: Path, talk: "Talk", console: Console) -> None:

@@ -4,7 +4,7 @@ import contextlib
 import logging
 import os
 import shlex
-import sys
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
@@ -65,6 +65,7 @@ class Precision(StrEnum):
 
 
 def finetune(
+    context: typer.Context,
     source: Annotated[
         str | None,
         typer.Argument(
@@ -200,7 +201,8 @@ def finetune(
     if not is_first:
         logging.getLogger("pyllm").setLevel(logging.ERROR)  # the first process speaks for all
     looks_only = _plans.looks_only(plan=plan, show_mask=show_mask)
-    origin = _origin(source, out, resume=resume or looks_only)
+    words: tuple[str, ...] = context.obj
+    origin = _origin(source, out, resume=resume or looks_only, words=words)
     _pipes.ensure_distinct({"--report": report, "--bad-rows": bad_rows}, {"the input": origin or ""})
     for option, path in {"--report": report, "--bad-rows": bad_rows}.items():
         _pipes.ensure_writable(path, option)
@@ -237,7 +239,7 @@ def finetune(
     if early_stop is not None and eval_data is None and eval_split is None and origin is not None:
         raise SettingError("`--early-stop` needs held-out rows", hint="add --eval-data FILE or --eval-split 0.05")
 
-    baselines = _baselines.asked_for(baseline, pool, seeds, eval_data=eval_data, early_stop=early_stop)
+    baselines = _baselines.asked_for(baseline, pool, seeds, eval_data=eval_data, early_stop=early_stop, words=words)
 
     from pyllm.finetune.job import Request
 
@@ -263,6 +265,7 @@ def finetune(
         keep=keep,
         patience=early_stop,
         baselines=baselines,
+        words=words,
         console=console,
     )
     _pipes.write_report(report, result.report)
@@ -276,20 +279,20 @@ def _given(value: Value | None, otherwise: Value) -> Value:
     return otherwise if value is None else value
 
 
-def _origin(source: str | None, out: Path, *, resume: bool) -> str | None:
+def _origin(source: str | None, out: Path, *, resume: bool, words: Sequence[str]) -> str | None:
     """What to train on: named, piped in, or, when going on, what the run keeps."""
     begun = (out / "run.json").is_file()
     if begun and not resume:
-        raise SettingError(f"there is a run in {out} already", hint=f"to go on with it: {_line_to_resume()}")
+        raise SettingError(f"there is a run in {out} already", hint=f"to go on with it: {_line_to_resume(words)}")
     if begun and source is None:
         return None
     return _pipes.input_argument(source)
 
 
-def _line_to_resume() -> str:
+def _line_to_resume(words: Sequence[str]) -> str:
     """The command line that goes on with this run; what was piped in stands in the run's folder."""
-    words = [word for word in sys.argv[1:] if word not in (_pipes.STANDARD_STREAM, "--resume")]
-    return shlex.join(["toolkit", *words, "--resume"])
+    kept = [word for word in words if word not in (_pipes.STANDARD_STREAM, "--resume")]
+    return shlex.join(["toolkit", *kept, "--resume"])
 
 
 def _train(
@@ -300,6 +303,7 @@ def _train(
     keep: int,
     patience: int | None,
     baselines: _baselines.Baselines | None,
+    words: Sequence[str],
     console: Console,
 ) -> "FinetuneResult":
     from pyllm.finetune.folder import locked
@@ -321,14 +325,14 @@ def _train(
             save_every=save_every,
             keep=keep,
             patience=patience,
-            arguments=sys.argv[1:],
+            arguments=words,
             progress=progress,
             should_stop=stop.is_requested,
         )
         if compare is not None and not result.stopped:
             result = compare(result, out, save_every=save_every, should_stop=stop.is_requested)
     if result.stopped:
-        raise StoppedBySignal(stop.signal, f"to go on: {_line_to_resume()}")
+        raise StoppedBySignal(stop.signal, f"to go on: {_line_to_resume(words)}")
     return result
 
 

@@ -7,7 +7,6 @@ import os
 import shlex
 import shutil
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -201,14 +200,12 @@ Toolkit = Callable[[str], Finished]
 
 
 @pytest.fixture
-def toolkit(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Toolkit:
-    """Runs a line of the shell in this process, whose own line it becomes: hints repeat it."""
+def toolkit(capsys: pytest.CaptureFixture[str]) -> Toolkit:
+    """Runs a line of the shell in this process."""
 
     def run(line: str) -> Finished:
-        words = shlex.split(line)
-        monkeypatch.setattr(sys, "argv", ["toolkit", *words])
         capsys.readouterr()
-        code = main(words)
+        code = main(shlex.split(line))
         out, err = capsys.readouterr()
         return Finished(code, out.encode(), err)
 
