@@ -88,7 +88,7 @@ def _read_npy(path: Path, rows: int) -> np.ndarray:
 
 def _read_parquet(path: Path, table: pl.DataFrame) -> tuple[np.ndarray, bool]:
     try:
-        schema = pl.read_parquet_schema(path)
+        schema = pl.scan_parquet(path, glob=False).collect_schema()
         lists = [name for name, kind in schema.items() if isinstance(kind, pl.List | pl.Array)]
         numeric = [name for name in lists if schema[name].inner.is_float()]  # type: ignore[attr-defined]
         if len(numeric) != 1:

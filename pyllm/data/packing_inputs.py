@@ -81,8 +81,8 @@ def _own_steps(path: Path) -> list[dict[str, Any]] | None:
         with path.open("rb") as file:
             if file.read(4) != b"PAR1":
                 return None
-        schema, metadata = pl.read_parquet_schema(path), pl.read_parquet_metadata(path)
-        steps = json.loads(metadata["pyllm"])["steps"]
+        schema = pl.scan_parquet(path, glob=False).collect_schema()
+        steps = json.loads(pl.read_parquet_metadata(path)["pyllm"])["steps"]
     except (OSError, ValueError, KeyError, TypeError, pl.exceptions.PolarsError):
         return None
     fits = all(schema.get(name) == dtype for name, dtype in CANONICAL_SCHEMA.items())

@@ -106,7 +106,7 @@ def is_packs(path: Path) -> bool:
         with path.open("rb") as file:
             if file.read(4) != b"PAR1":
                 return False
-        return {"input_ids", "labels"} <= set(pl.read_parquet_schema(path))
+        return {"input_ids", "labels"} <= set(pl.scan_parquet(path, glob=False).collect_schema())
     except (OSError, pl.exceptions.PolarsError):
         return False
 

@@ -23,7 +23,9 @@ def test_pattern_characters_in_a_path_mean_themselves(tmp_path: Path, warm: Warm
     rows = [{"instruction": f"Say {number}.", "output": f"number {number}"} for number in range(ROWS + 4)]
     write_jsonl(folder / "rows.jsonl", rows[:ROWS])
     write_jsonl(folder / "held-out.jsonl", rows[ROWS:])
-    np.save(folder / "e.npy", np.random.default_rng(0).normal(size=(ROWS, 4)).astype(np.float32))
+    vectors = np.random.default_rng(0).normal(size=(ROWS, 4)).astype(np.float32)
+    np.save(folder / "e.npy", vectors)
+    pl.DataFrame({"vector": vectors}).write_parquet(folder / "e.parquet")
     steps = (
         "score {}/rows.jsonl --anchors random:3 --model nano --device cpu --per-anchor --out {}/scores.parquet"
         " --matrix-out {}/matrix.arrow --anchors-out {}/anchors.parquet",
@@ -31,12 +33,15 @@ def test_pattern_characters_in_a_path_mean_themselves(tmp_path: Path, warm: Warm
         "select {}/scores.parquet --top 50% --out {}/best.parquet",
         "shard {}/best.parquet --rows-per-shard 5 --out {}/shards",
         "pack {}/shards --tokenizer nano --length 96 --out {}/packed",
+        "pack {}/best.parquet --tokenizer nano --length 96 --out {}/packed.parquet",
+        "finetune {}/packed.parquet --model nano --device cpu --out {}/x --plan",
         "finetune {}/packed --model nano --device cpu --out {}/trained --epochs 1",
         "finetune {}/best.parquet --model nano --device cpu --out {}/compared --eval-data {}/held-out.jsonl"
         " --baseline random --pool {}/scores.parquet --seeds 1 --epochs 1",
         "verify {}/trained",
         "verify {}/compared",
         "anchors {}/rows.jsonl --k 3 --embeddings {}/e.npy --out {}/chosen.parquet",
+        "anchors {}/rows.jsonl --k 3 --embeddings {}/e.parquet --out {}/again-chosen.parquet",
         "report {}/scores.parquet {}/best.parquet {}/compared --out {}/page.html",
     )
     for step in steps:
