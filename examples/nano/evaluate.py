@@ -25,6 +25,7 @@ import torch
 from texts import asking, prompt_of
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from writers import in_styles
 
 from pyllm.data.framing import TextFraming
 from pyllm.demo import findings, skills
@@ -104,6 +105,7 @@ def separation(
     rows: int = POOL_ROWS,
     anchors: int = ANCHORS,
     noisy_anchors: bool = False,
+    styles: bool = False,
 ) -> Separation:
     """Draw a half-wrong pool and anchors, score it, and compare.
 
@@ -114,14 +116,18 @@ def separation(
         rows: Rows of the pool.
         anchors: Number of anchors.
         noisy_anchors: Take anchors that are as wrong as the pool, as `--anchors random:N` would.
+        styles: Put the answers of pool and anchors in several styles.
     """
     pool, clean = pool_and_anchors(rows, anchors, noise=0.5, seed=seed)
     if noisy_anchors:
         clean, pool = pool[:anchors], pool[anchors:]
+    near = np.array([row.is_right or _skill_asked(row) == _skill_of_answer(row) for row in pool])
+    if styles:
+        draw = Random(f"styles {seed}")
+        pool, clean = in_styles(pool, draw), in_styles(clean, draw)
     gains = one_shot_gains(model, tokenizer, pool, clean)
     scores = (gains > 0).mean(axis=1)
     is_right = np.array([row.is_right for row in pool])
-    near = is_right | np.array([_skill_asked(row) == _skill_of_answer(row) for row in pool])
     lengths = [demo.demo_tokens for demo in TextFraming(tokenizer).demonstrations([prompt_of(row) for row in pool])]
     rng = Random(seed)
     return Separation(
@@ -162,10 +168,13 @@ class Figure:
 
 
 def noise_figures(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pools: int, seed: int) -> list[Figure]:
-    """Golden scores on fresh pools, with clean anchors and with anchors as wrong as the pool; ranges over pools."""
+    """Golden scores on fresh pools: with clean anchors, with anchors as wrong as the pool, with answers in styles.
+
+    Ranges are over pools.
+    """
     figures = []
-    for label, noisy in (("", False), (", noisy anchors", True)):
-        found = [separation(model, tokenizer, seed=seed + number, noisy_anchors=noisy) for number in range(pools)]
+    for label, kind in (("", {}), (", noisy anchors", {"noisy_anchors": True}), (", styles", {"styles": True})):
+        found = [separation(model, tokenizer, seed=seed + number, **kind) for number in range(pools)]
         for name in Separation.__slots__:
             values = [float(getattr(one, name)) for one in found]
             spread = paired_bootstrap(np.array(values), np.zeros(pools), seed=seed).interval

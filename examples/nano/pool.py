@@ -5,6 +5,9 @@ python examples/nano/pool.py --rows 240 --seed 1 --out pool.jsonl --anchors 40 -
 
 import argparse
 from pathlib import Path
+from random import Random
+
+from writers import in_styles
 
 from pyllm.demo.world import pool_and_anchors, write_rows
 
@@ -18,11 +21,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="pool as JSON lines, with a column is_right")
     parser.add_argument("--anchors", type=int, default=40, help="clean rows about other facts (default: 40)")
     parser.add_argument("--anchors-out", type=Path, help="anchors as JSON lines")
+    parser.add_argument("--styles", action="store_true", help="put answers in four styles, which grades golden scores")
     options = parser.parse_args()
     try:
         rows, anchors = pool_and_anchors(options.rows, options.anchors, noise=options.noise, seed=options.seed)
     except ValueError as error:
         parser.error(str(error))
+    if options.styles:
+        draw = Random(f"styles {options.seed}")
+        rows, anchors = in_styles(rows, draw), in_styles(anchors, draw)
     write_rows(rows, options.out)
     if options.anchors_out is not None:
         write_rows(anchors, options.anchors_out)

@@ -7,6 +7,7 @@ nobody knows anything about.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from random import Random
 
@@ -78,6 +79,11 @@ class Writers:
             answer = self._rng.choice(others).answer
             if answer != fact.answer and (not is_near_miss or has_word_in_common(answer, fact)):
                 return answer
+
+
+def in_styles(rows: Sequence[Row], draw: Random) -> list[Row]:
+    """Rows whose answers are each put in a style of their own, none likelier than another."""
+    return [replace(row, output=draw.choice(STYLES).format(row.output)) for row in rows]
 
 
 def has_word_in_common(answer: str, fact: Fact) -> bool:

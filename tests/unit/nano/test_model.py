@@ -223,6 +223,14 @@ def test_golden_scores_find_wrong_answers_and_length_does_not(
     assert found.random == pytest.approx(0.5, abs=0.12)
 
 
+def test_styles_grade_golden_scores(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, evaluate: ModuleType
+) -> None:
+    found = evaluate.separation(model, tokenizer, seed=77, rows=60, anchors=16, styles=True)
+    assert found.middling >= 0.5
+    assert 0.65 <= found.golden <= 0.95
+
+
 def test_a_trained_model_is_what_finds_them(
     tokenizer: PreTrainedTokenizerBase, network: ModuleType, evaluate: ModuleType
 ) -> None:

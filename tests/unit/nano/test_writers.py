@@ -2,10 +2,12 @@
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from random import Random
 from types import ModuleType
 from typing import Any
 
@@ -89,24 +91,21 @@ def test_equal_seeds_give_equal_documents(writers: ModuleType) -> None:
     assert documents(writers, 5, 20) != documents(writers, 6, 20)
 
 
-def test_the_script_writes_what_the_function_draws(repository_root: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("styles", [False, True])
+def test_the_script_writes_what_the_functions_draw(
+    repository_root: Path, tmp_path: Path, writers: ModuleType, *, styles: bool
+) -> None:
     script = repository_root / "examples" / "nano" / "pool.py"
     pool, anchors = tmp_path / "pool.jsonl", tmp_path / "anchors.jsonl"
-    command = [
-        "--rows",
-        "30",
-        "--seed",
-        "4",
-        "--out",
-        str(pool),
-        "--anchors",
-        "7",
-        "--anchors-out",
-        str(anchors),
-    ]
-    subprocess.run([sys.executable, str(script), *command], check=True)
+    command = shlex.split(f"--rows 30 --seed 4 --out {pool} --anchors 7 --anchors-out {anchors}")
+    subprocess.run([sys.executable, script, *command, *(["--styles"] if styles else [])], check=True)
     written = [[json.loads(line) for line in path.read_text().splitlines()] for path in (pool, anchors)]
     drawn = world.pool_and_anchors(30, 7, noise=0.5, seed=4)
+    if styles:
+        draw = Random("styles 4")
+        drawn = writers.in_styles(drawn[0], draw), writers.in_styles(drawn[1], draw)
+        forms = [re.compile(re.escape(style).replace(r"\{\}", "(.+)")) for style in writers.STYLES[1:]]
+        assert all(any(form.fullmatch(row.output) for row in drawn[0]) for form in forms)
     for rows, lines in zip(drawn, written, strict=True):
         assert [list(line.values()) for line in lines] == [
             [row.instruction, row.input, row.output, row.is_right] for row in rows
