@@ -27,6 +27,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 for name in ("COLUMNS", "FORCE_COLOR", "NO_COLOR", "CLICOLOR_FORCE", "PY_COLORS"):
     os.environ.pop(name, None)
 
+# What the imports of all tests bring stays: searching it for garbage would be a sixth of the time that they take.
+gc.disable()
+
 # A failure must be there again in the next run, and a slow machine must not make one.
 hypothesis.settings.register_profile("default", derandomize=True, deadline=None, database=None, max_examples=50)
 hypothesis.settings.register_profile("soak", deadline=None, database=None, max_examples=2_000, print_blob=True)
@@ -93,6 +96,7 @@ def pytest_collection_finish() -> None:
     """Let searches for garbage, a second each behind the imports of all tests, leave out what these brought."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 def pytest_unconfigure() -> None:

@@ -169,13 +169,21 @@ def same_address(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """A run of the small tasks that nothing stopped, and every prompt it asked."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    with fake_endpoint(right) as server:
+        assert run(write_tasks(folder / "tasks.json"), folder / "run", server=server) == 0
+        return folder / "run", sorted(server.prompts)
+
+
 @pytest.mark.usefixtures("same_address")
 @pytest.mark.parametrize("dies_after", [0, 1, 7, 20, 34])
-def test_a_run_that_broke_off_goes_on_exactly(tasks: Path, tmp_path: Path, dies_after: int) -> None:
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    with fake_endpoint(right) as server:
-        assert run(tasks, whole, server=server) == 0
-        every = sorted(server.prompts)
+def test_a_run_that_broke_off_goes_on_exactly(
+    tasks: Path, tmp_path: Path, undisturbed: tuple[Path, list[str]], dies_after: int
+) -> None:
+    (whole, every), broken = undisturbed, tmp_path / "broken"
     first: list[str] = []
 
     def dying(number: int, prompt: str, body: dict[str, Any]) -> Reply:

@@ -118,13 +118,14 @@ def test_a_row_too_long_is_an_error_on_request(tmp_path, rows):
     assert not (tmp_path / "out").exists()
 
 
-def test_chat_rows_are_those_of_the_template(tmp_path):
+def test_chat_rows_are_those_of_the_template(tmp_path, warm):
     tokenizer = tiny_tokenizer(chat_template=CHATML)
     tokenizer.save_pretrained(tmp_path / "model")
     turns = [("user", "Hi"), ("assistant", "Hello"), ("user", "Sum?"), ("assistant", "3")]
     messages = [{"role": role, "content": content} for role, content in turns]
     write_jsonl(tmp_path / "chats.jsonl", [{"messages": messages}])
-    finished = bash("toolkit pack chats.jsonl --tokenizer model --length 256 --template chat --out out", cwd=tmp_path)
+    words = "pack chats.jsonl --tokenizer model --length 256 --template chat --out out"
+    finished = bash(f"toolkit {words}", cwd=tmp_path, warm=warm)
     assert finished.code == 0, finished.stderr
     ((_, ids, labels),) = packed_rows(tmp_path / "out")
     assert ids == tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True)["input_ids"]

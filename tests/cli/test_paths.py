@@ -35,10 +35,9 @@ def test_pattern_characters_in_a_path_mean_themselves(tmp_path: Path, warm: Warm
         "pack {}/shards --tokenizer nano --length 96 --out {}/packed",
         "pack {}/best.parquet --tokenizer nano --length 96 --out {}/packed.parquet",
         "finetune {}/packed.parquet --model nano --device cpu --out {}/x --plan",
-        "finetune {}/packed --model nano --device cpu --out {}/trained --epochs 1",
+        "finetune {}/packed --model nano --device cpu --out {}/x --plan",
         "finetune {}/best.parquet --model nano --device cpu --out {}/compared --eval-data {}/held-out.jsonl"
         " --baseline random --pool {}/scores.parquet --seeds 1 --epochs 1",
-        "verify {}/trained",
         "verify {}/compared",
         "anchors {}/rows.jsonl --k 3 --embeddings {}/e.npy --out {}/chosen.parquet",
         "anchors {}/rows.jsonl --k 3 --embeddings {}/e.parquet --out {}/again-chosen.parquet",

@@ -127,8 +127,13 @@ class EndpointBackend:
                     while waiting and len(under_way) < connections:
                         under_way.add(asyncio.create_task(self._ask(client, waiting.popleft())))
                     ended, under_way = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
+                    failures = [failure for task in ended if (failure := task.exception()) is not None]
+                    # Answers that end with a failure are paid for, and kept.
+                    follow = [each for task in ended if task.exception() is None for each in done(task.result())]
+                    if failures:
+                        raise failures[0]
                     # What follows goes first: the server may still know its beginning.
-                    waiting.extendleft([each for task in ended for each in done(task.result())][::-1])
+                    waiting.extendleft(follow[::-1])
             finally:
                 for task in under_way:
                     task.cancel()

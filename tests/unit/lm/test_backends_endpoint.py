@@ -1,5 +1,6 @@
 """The endpoint backend against servers that fail in every way a server can."""
 
+import gc
 import logging
 import time
 from collections.abc import Iterable
@@ -195,6 +196,26 @@ def test_the_key_goes_into_one_header_and_nowhere_else(
 def test_no_server() -> None:
     with pytest.raises(PrerequisiteError, match=r"endpoint http://127\.0\.0\.1:9/v1 is not there"):
         answers(backend_of("http://127.0.0.1:9"), requests(3))
+
+
+def test_answers_that_end_with_failures_are_kept_and_each_failure_is_heard(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def ask(_: EndpointBackend, __: object, request: Request) -> Completion:
+        if request.id in ("r0", "r2"):
+            raise PrerequisiteError(f"{request.id} failed")
+        return Completion(request.id, "x", "stop")
+
+    monkeypatch.setattr(EndpointBackend, "_ask", ask)
+    found: list[str] = []
+    with pytest.raises(PrerequisiteError, match=r"r[02] failed"):
+        backend_of("http://127.0.0.1:9", concurrency=4).answer(
+            requests(4), lambda completion: found.append(completion.id) or []
+        )
+    assert sorted(found) == ["r1", "r3"]
+    # What no one asked of a task is logged when the task is thrown away.
+    gc.collect()
+    assert not caplog.records
 
 
 def test_a_server_that_dies_on_the_way_ends_the_work_with_what_is_there() -> None:
