@@ -45,13 +45,17 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def _own_log_level() -> Iterator[None]:
-    """Take back what a command that ran in this process did to the log."""
-    root, ours = logging.getLogger(), logging.getLogger("pyllm")
-    handlers, level = list(root.handlers), ours.level
+def _own_log() -> Iterator[None]:
+    """Take back what commands did to the log that ran in this process: for a fixture of the file, or in the test."""
+    _untouched_log()
     yield
-    root.handlers[:] = [each for each in root.handlers if each in handlers]
-    ours.setLevel(level)
+    _untouched_log()
+
+
+def _untouched_log() -> None:
+    root = logging.getLogger()
+    root.handlers[:] = [each for each in root.handlers if not type(each).__module__.startswith("pyllm.")]
+    logging.getLogger("pyllm").setLevel(logging.NOTSET)
 
 
 @pytest.fixture(autouse=True)

@@ -163,7 +163,7 @@ def test_kills_lose_nothing_but_the_running_turn(model, tmp_path, kills):
     warm.ask("question")
     # On a busy machine a turn takes many times longer: kills come within the first few turns on any.
     turn_seconds = max(0.02, time.perf_counter() - begun)
-    for _ in range(kills):
+    for kill in range(kills):
         reader, writer = os.pipe()
         # A fork has the model already; a new process would take seconds to load it each time.
         child = os.fork()
@@ -173,11 +173,13 @@ def test_kills_lose_nothing_but_the_running_turn(model, tmp_path, kills):
             finally:
                 os._exit(1)
         os.close(writer)
-        time.sleep(moments.uniform(0.5, 5) * turn_seconds)
-        os.kill(child, signal.SIGKILL)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
         with os.fdopen(reader) as file:
-            told = max([told, *map(int, file)])
+            # Every other kill comes behind a turn, however slow the machine is; the others come at any moment.
+            first = [file.readline()] if kill % 2 else []
+            time.sleep(moments.uniform(0.5, 5) * turn_seconds)
+            os.kill(child, signal.SIGKILL)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+            told = max([told, *map(int, [*first, *file])])
         with Session(tmp_path / "talk", {}) as session:
             chat = chat_in(session)
             assert told <= chat.turns <= told + 1
@@ -185,7 +187,7 @@ def test_kills_lose_nothing_but_the_running_turn(model, tmp_path, kills):
     whole = chat_in(None)
     for number in range(told):
         whole.ask(f"question {number}")
-    assert told > kills / 2
+    assert told >= kills // 2
     assert states_equal(whole.dialogue, chat.dialogue)
 
 
