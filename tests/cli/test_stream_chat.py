@@ -216,13 +216,14 @@ def test_a_killed_process_loses_the_running_turn_only(talk, model, tmp_path, war
     assert whole[:2] == rows[:2]
 
 
-def test_a_reader_that_leaves(model, tmp_path):
+def test_a_reader_that_leaves(model, tmp_path, warm):
     lines = tmp_path / "lines.jsonl"
     lines.write_text('{"content": "Hi"}\n' * 200)
     words = " ".join(SMALL)
     finished = bash(
         f"set +o pipefail; toolkit stream chat --model {model} {words} < {lines} | head -n 1; echo ${{PIPESTATUS[0]}}",
         cwd=tmp_path,
+        warm=warm,
     )
     row, code = finished.text.splitlines()
     assert list(json.loads(row)) == ["content", "cache_tokens"]
